@@ -1,0 +1,1 @@
+"""Release, checks, sandboxed grading, feedback and export of the course's labs."""

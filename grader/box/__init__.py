@@ -1,0 +1,1 @@
+"""The sandbox: its tiers, the process inside it and the wire between."""

@@ -1,0 +1,1 @@
+"""One check suite, three uses: tests, notebook cells and the hardened grader."""

@@ -1,0 +1,1 @@
+"""The labkit command line, one module a command."""

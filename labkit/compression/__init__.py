@@ -1,0 +1,1 @@
+"""Post-training quantization and pruning over one layer-by-layer calibration driver."""

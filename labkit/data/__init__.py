@@ -1,0 +1,1 @@
+"""Corpora, tokenizer training, chat formatting, packing and loaders."""

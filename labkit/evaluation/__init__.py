@@ -1,0 +1,1 @@
+"""Perplexity, multiple choice, intervals, latency."""

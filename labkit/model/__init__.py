@@ -1,0 +1,1 @@
+"""MiniLLM, its KV cache, tokenizer and weights in and out (GGUF, Hugging Face folders)."""

@@ -1,0 +1,1 @@
+"""Figures in one style; the only package that imports matplotlib."""

@@ -1,0 +1,1 @@
+"""Devices, seeds, timing, memory, cache, progress, records: what every layer above stands on."""

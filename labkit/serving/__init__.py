@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server with adapters chosen by name."""

@@ -1,0 +1,1 @@
+"""Parameter-efficient tuning: one method a module, each with a config, apply and merge."""
