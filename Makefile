@@ -1,0 +1,62 @@
+# Everything a person runs by hand. `make start` is the newcomer's command, `make test` is CI's.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SCALE ?= smoke
+export PYTHONDONTWRITEBYTECODE ?=
+
+.PHONY: help start setup test check lint types layers unit notebooks stored walk labs lectures bench lock clean python
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: no '$(PYTHON)' found: install Python 3.11 or newer, or name one: make start PYTHON=python3.12" >&2; exit 1; }
+
+start: python  ## Set up, run one lecture, grade a sample class, open JupyterLab (LAB=0 leaves that out)
+	@$(PYTHON) scripts/start.py
+
+setup: python  ## Make .venv with everything tests and notebooks need
+	@$(PYTHON) scripts/start.py --extra dev --only install,model
+
+test: setup check unit notebooks stored walk  ## All that CI runs, from a clean checkout
+
+check: lint types layers  ## The quick part of `make test`: seconds
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+layers:
+	$(BIN)/lint-imports
+
+unit:
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser"
+
+notebooks:  ## Execute every lecture and solved lab at SCALE (smoke, cpu or gpu)
+	$(BIN)/grader run --scale $(SCALE)
+
+stored:  ## Compare the lectures' marked cells with their stored outputs
+	$(BIN)/python -m pytest -q -p no:cacheprovider -o addopts="" --nbval-lax --nbval-kernel-name=python3 -o filterwarnings=default $(wildcard chapters/*/*.ipynb)
+
+walk:  ## A person's walk through make start, a lecture and a lab in headless Chromium
+	$(BIN)/python -m pytest -q -m browser
+
+labs:  ## Generate labs/ from solutions/
+	$(BIN)/grader release --all
+
+lectures:  ## Execute the lectures at SCALE=cpu and store their outputs
+	$(BIN)/grader run --scale cpu --only chapters --store
+
+bench:  ## Measure the committed benchmarks on an idle machine
+	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.lora_step
+
+lock:  ## Write constraints.txt from what .venv holds
+	$(BIN)/python scripts/lock.py
+
+clean:
+	rm -rf .start .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
