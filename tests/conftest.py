@@ -1,4 +1,4 @@
-"""Fixtures shared by every test: the real model, the mini model, a tiny random model, generators."""
+"""Fixtures shared by every test: the real model, mini, a tiny random model, generators."""
 
 import os
 
@@ -28,7 +28,7 @@ def gen() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> "ModelConfig":
-    """Dimensions all different and none a power of two, so that no axis can stand in for another."""
+    """Dimensions all different and none a power of two: no axis can stand in for another."""
     from labkit.model.config import ModelConfig
 
     return ModelConfig(
