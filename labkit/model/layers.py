@@ -1,0 +1,138 @@
+"""The parts of a Llama block: RMSNorm, rotary positions, grouped-query attention, SwiGLU."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from labkit.model.cache import KVCache
+from labkit.model.config import ModelConfig
+
+Rope = tuple[Tensor, Tensor]
+
+
+class RMSNorm(nn.Module):
+    """y = weight * x / sqrt(mean(x^2) + eps), the mean taken over the width in float32.
+
+    Paper: arXiv 1910.07467, equation 4.
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        y = x.float()
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * y.to(x.dtype)
+
+
+def rope_table(
+    positions: Int[Tensor, "B T"], head_width: int, theta: float
+) -> tuple[Float[Tensor, "B T half"], Float[Tensor, "B T half"]]:
+    """cos and sin of position * theta^(-2i/K) for i = 0 .. K/2 - 1, in float32.
+
+    Paper: arXiv 2104.09864, equation 15.
+    """
+    exponents = torch.arange(0, head_width, 2, device=positions.device).float() / head_width
+    angles = positions[..., None].float() * (1.0 / theta**exponents)
+    return angles.cos(), angles.sin()
+
+
+def apply_rope(
+    x: Float[Tensor, "B T H K"], cos: Float[Tensor, "B T half"], sin: Float[Tensor, "B T half"]
+) -> Float[Tensor, "B T H K"]:
+    """Rotates the pairs (x_i, x_{i + K/2}) of each head by their position's angle.
+
+    Differs: the paper pairs neighbours (x_2i, x_2i+1); Llama checkpoints in the Hugging Face layout
+    pair the two halves. The two are the same up to a fixed permutation of the rows of Q and K.
+    """
+    cos, sin = cos[:, :, None].to(x.dtype), sin[:, :, None].to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class Attention(nn.Module):
+    """softmax(Q K^T / sqrt(K) + mask) V with H query heads over G shared key/value heads.
+
+    Paper: grouped queries arXiv 2305.13245, section 2.2; attention arXiv 1706.03762, equation 1.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        D, H, G, K = config.width, config.num_heads, config.num_kv_heads, config.head_width
+        self.layer = layer
+        self.head_width = K
+        self.q_proj = nn.Linear(D, H * K, bias=False)
+        self.k_proj = nn.Linear(D, G * K, bias=False)
+        self.v_proj = nn.Linear(D, G * K, bias=False)
+        self.o_proj = nn.Linear(H * K, D, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        rope: Rope,
+        mask: Bool[Tensor, "B 1 T S"] | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Attends over the tokens of `x` and those in `cache`.
+
+        Args:
+            x: normalised residual stream.
+            rope: cos and sin of the tokens' positions, from `rope_table`.
+            mask: True where a query may look; None: each token sees itself and all before it.
+            cache: keys and values of earlier tokens; the new ones are appended.
+        """
+        B, T, _ = x.shape
+        heads = (B, T, -1, self.head_width)
+        q = apply_rope(self.q_proj(x).view(heads), *rope).transpose(1, 2)  # (B, H, T, K)
+        k = apply_rope(self.k_proj(x).view(heads), *rope).transpose(1, 2)  # (B, G, T, K)
+        v = self.v_proj(x).view(heads).transpose(1, 2)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)  # (B, G, S, K)
+        causal = mask is None and T > 1
+        y = functional.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=causal, enable_gqa=True
+        )
+        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, -1))  # (B, H, T, K) -> (B, T, HK)
+        return out
+
+
+class SwiGLU(nn.Module):
+    """y = W_down (silu(W_gate x) * W_up x).
+
+    Paper: arXiv 2002.05202, equation 6.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.ffn_width, bias=False)
+        self.up_proj = nn.Linear(config.width, config.ffn_width, bias=False)
+        self.down_proj = nn.Linear(config.ffn_width, config.width, bias=False)
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        y: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return y
+
+
+class Block(nn.Module):
+    """x + Attention(RMSNorm(x)), then x + SwiGLU(RMSNorm(x)): the pre-norm decoder layer."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        rope: Rope,
+        mask: Bool[Tensor, "B 1 T S"] | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
+        y: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return y

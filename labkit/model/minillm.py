@@ -1,0 +1,151 @@
+"""MiniLLM: a Llama-family decoder whose parameters carry Hugging Face's names."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from labkit.model.cache import KVCache
+from labkit.model.config import ModelConfig
+from labkit.model.layers import Block, RMSNorm, rope_table
+
+INIT_STD = 0.02
+
+
+class Decoder(nn.Module):
+    """Token embedding, L blocks, final norm: everything below the head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+
+
+class MiniLLM(nn.Module):
+    """Next-token logits of a pre-norm decoder with RoPE, grouped-query attention and SwiGLU.
+
+    Parameter names and layouts are those of Hugging Face's LlamaForCausalLM.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.tie()
+
+    def tie(self) -> None:
+        """Makes the head share the embedding's memory, where the configuration says so."""
+        if self.config.tie_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        *,
+        cache: KVCache | None = None,
+        positions: Int[Tensor, "B T"] | None = None,
+        padding_mask: Bool[Tensor, "B S"] | None = None,
+        document_ids: Int[Tensor, "B T"] | None = None,
+        last_only: bool = False,
+    ) -> Float[Tensor, "B Q V"]:
+        """Logits of the token after each position.
+
+        Args:
+            ids: new tokens.
+            cache: keys and values of the S - T tokens before; extended by the new ones.
+            positions: of the new tokens; default: counted on from the cache, over real tokens.
+            padding_mask: True at real tokens, over cached and new ones; for left-padded batches.
+            document_ids: a token sees only tokens of its own document; for packed rows.
+            last_only: compute the last position's logits alone (Q = 1 instead of T).
+
+        Raises:
+            ValueError: shapes disagree, or S exceeds the configuration's `max_length`.
+        """
+        T = ids.shape[1]
+        past = 0 if cache is None else cache.length
+        self._check(past + T, positions, padding_mask, document_ids, past)
+        if positions is None:
+            positions = default_positions(ids, past, padding_mask)
+        rope = rope_table(positions, self.config.head_width, self.config.rope_theta)
+        mask = attention_mask(ids, past, padding_mask, document_ids)
+        x = self.model.embed_tokens(ids)
+        for block in self.model.layers:
+            x = block(x, rope, mask, cache)
+        if cache is not None:
+            cache.advance(T)
+        x = self.model.norm(x[:, -1:] if last_only else x)
+        logits: Tensor = self.lm_head(x)
+        return logits
+
+    def _check(
+        self,
+        S: int,
+        positions: Tensor | None,
+        padding_mask: Tensor | None,
+        document_ids: Tensor | None,
+        past: int,
+    ) -> None:
+        if positions is None and self.config.max_length < S:
+            raise ValueError(
+                f"{S} tokens exceed max_length={self.config.max_length}: "
+                "shorten the input, or pass positions that stay below it"
+            )
+        if padding_mask is not None and padding_mask.shape[1] != S:
+            raise ValueError(
+                f"padding_mask covers {padding_mask.shape[1]} tokens, but cached and new ones "
+                f"are {S}"
+            )
+        if document_ids is not None and past:
+            raise ValueError(
+                f"document_ids is for whole packed rows, but the cache already holds {past} tokens"
+            )
+
+
+def default_positions(
+    ids: Int[Tensor, "B T"], past: int, padding_mask: Bool[Tensor, "B S"] | None
+) -> Int[Tensor, "B T"]:
+    """past, past + 1, ...; in a padded batch the count of real tokens before each one."""
+    B, T = ids.shape
+    if padding_mask is None:
+        return torch.arange(past, past + T, device=ids.device).expand(B, T)
+    return (padding_mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
+
+
+def attention_mask(
+    ids: Int[Tensor, "B T"],
+    past: int,
+    padding_mask: Bool[Tensor, "B S"] | None,
+    document_ids: Int[Tensor, "B T"] | None,
+) -> Bool[Tensor, "B 1 T S"] | None:
+    """True where a query may look; None for plain causal attention, which needs no matrix."""
+    B, T = ids.shape
+    if padding_mask is None and document_ids is None and (past == 0 or T == 1):
+        return None
+    queries = torch.arange(past, past + T, device=ids.device)[:, None]
+    keys = torch.arange(past + T, device=ids.device)
+    mask = (keys <= queries).expand(B, T, -1)
+    if document_ids is not None:
+        mask = mask & (document_ids[:, :, None] == document_ids[:, None, :])
+    if padding_mask is not None:
+        # A padding token still sees itself: a softmax over nothing would be NaN.
+        mask = (mask & padding_mask[:, None, :]) | (keys == queries)
+    return mask[:, None]
+
+
+@torch.no_grad()
+def initialise(model: MiniLLM, generator: torch.Generator) -> None:
+    """Draws every matrix from N(0, 0.02^2), those that write to the residual stream smaller.
+
+    The 2 L projections `o_proj` and `down_proj` add up in the stream; scaling each by 1 / sqrt(2 L)
+    keeps its variance independent of depth (GPT-2, section 2.3). Norm weights become 1.
+    """
+    residual_std = INIT_STD / math.sqrt(2 * model.config.num_layers)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            parameter.fill_(1.0)
+        else:
+            writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+            parameter.normal_(0.0, residual_std if writes else INIT_STD, generator=generator)
