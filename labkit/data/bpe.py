@@ -6,62 +6,17 @@ text and any bytes can be encoded, and text is first cut into words that no merg
 
 import heapq
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
+from itertools import pairwise
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from labkit.data.words import SYMBOLS, split_words
+
 Pair = tuple[int, int]
-
-WHITE_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-
-
-def byte_symbols() -> dict[int, str]:
-    """The printable character that stands for each byte in GPT-2's vocabulary, in id order.
-
-    The printable bytes stand for themselves; the 68 others take the characters from U+0100 on.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
-
-
-SYMBOLS = byte_symbols()
-
-
-def _character_class(category: str) -> str:
-    """Ranges of a regular expression holding every character of one Unicode category."""
-    ranges: list[list[int]] = []
-    for code in range(0x110000):
-        if unicodedata.category(chr(code))[0] != category:
-            continue
-        if ranges and ranges[-1][1] == code - 1:
-            ranges[-1][1] = code
-        else:
-            ranges.append([code, code])
-    return "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ranges)
-
-
-@cache
-def _word_pattern() -> re.Pattern[str]:
-    r"""GPT-2's pattern; `re` has no \p{L}, \p{N}, and its \s is wider than Unicode's White_Space."""
-    letter, number, space = _character_class("L"), _character_class("N"), WHITE_SPACE
-    return re.compile(
-        rf"'(?:s|t|re|ve|m|ll|d)| ?[{letter}]+| ?[{number}]+| ?[^{space}{letter}{number}]+"
-        rf"|[{space}]+(?![^{space}])|[{space}]+"
-    )
-
-
-def split_words(text: str) -> list[str]:
-    """Cut text into the words that merges stay within, as `ByteLevel(use_regex=True)` does.
-
-    A word keeps the one space before it. Characters newer than this Python's Unicode tables count
-    as neither letter nor digit.
-    """
-    return _word_pattern().findall(text)
 
 
 class BPE:
@@ -197,7 +152,7 @@ class _PairCounts:
 
     def _count(self, place: int, sign: int) -> set[Pair]:
         word, multiplicity = self.words[place], self.multiplicities[place]
-        pairs = list(zip(word, word[1:], strict=False))
+        pairs = list(pairwise(word))
         for pair in pairs:
             self.counts[pair] += sign * multiplicity
             if sign > 0:

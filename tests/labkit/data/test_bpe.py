@@ -3,13 +3,15 @@
 import pydoc_data.topics
 import unicodedata
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from labkit.data.bpe import BPE, split_words, train_bpe
+from labkit.data.bpe import BPE, train_bpe
+from labkit.data.words import split_words
 
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|im_end|>x")
 TOPICS = [text for _, text in sorted(pydoc_data.topics.topics.items())]
@@ -37,7 +39,7 @@ def brute_force_merges(texts: list[str], count: int) -> list[tuple[bytes, bytes]
     words = [[bytes([b]) for b in word.encode()] for text in texts for word in split_words(text)]
     merges: list[tuple[bytes, bytes]] = []
     while len(ids) < 256 + count:
-        pairs = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+        pairs = Counter(pair for word in words for pair in pairwise(word))
         if not pairs:
             break
         best = min(pairs, key=lambda pair: (-pairs[pair], ids[pair[0]], ids[pair[1]]))
