@@ -1,0 +1,39 @@
+"""One call for logits, whichever Llama it is, and the default loss on them."""
+
+from typing import cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from labkit.data.batch import TokenBatch
+from labkit.model.minillm import MiniLLM
+from labkit.objectives.language_modelling import cross_entropy
+
+
+def batch_logits(model: nn.Module, batch: TokenBatch) -> Float[Tensor, "B T V"]:
+    """Logits of a batch from a MiniLLM, or from a transformers model (its ``.logits``).
+
+    Packed documents do not see each other in either: MiniLLM masks by document id; transformers
+    derives the same mask from positions that restart, when it is given no other mask.
+
+    Args:
+        model: MiniLLM, or a module called as ``model(input_ids=..., use_cache=False)``.
+        batch: Right-padded or packed tokens.
+
+    Returns:
+        Scores of position t for the token at t + 1.
+
+    Raises:
+        ValueError: If documents are packed for a transformers model without positions.
+    """
+    if isinstance(model, MiniLLM):
+        return model(batch.ids, positions=batch.positions, document_ids=batch.document_ids)
+    if batch.document_ids is not None and batch.positions is None:
+        raise ValueError("a packed batch needs positions that restart at every document")
+    output = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)
+    return cast(Tensor, output.logits)
+
+
+def causal_lm_loss(model: nn.Module, batch: TokenBatch) -> tuple[Float[Tensor, ""], int]:
+    """Summed next-token cross-entropy of a batch in nats, and the number of predicted tokens."""
+    return cross_entropy(batch_logits(model, batch), batch.labels)

@@ -1,0 +1,34 @@
+"""Contradictions are refused with the values met."""
+
+import pytest
+
+from labkit.training.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"steps": -3}, "steps=-3"),
+        ({"lr": 0.0}, r"lr=0\.0"),
+        ({"lr": -1e-3}, r"lr=-0\.001"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"lr": float("inf")}, "lr=inf"),
+        ({"warmup_steps": 11}, "warmup_steps=11 must lie between 0 and steps=10"),
+        ({"warmup_steps": -1}, "warmup_steps=-1"),
+        ({"min_lr_ratio": 1.1}, r"min_lr_ratio=1\.1"),
+        ({"weight_decay": -0.1}, r"weight_decay=-0\.1"),
+        ({"betas": (0.9, 1.0)}, r"betas=\(0\.9, 1\.0\)"),
+        ({"clip_norm": 0.0}, r"clip_norm=0\.0"),
+        ({"accumulation": 0}, "accumulation=0"),
+        ({"dtype": "float16"}, "dtype='float16'"),
+        ({"checkpoint_every": -1}, "checkpoint_every=-1"),
+    ],
+)
+def test_refuses(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**({"steps": 10, "lr": 1e-3} | change))
+
+
+def test_accepts_the_edges():
+    TrainConfig(steps=1, lr=1e-9, warmup_steps=1, min_lr_ratio=1.0, clip_norm=None)
