@@ -1,5 +1,6 @@
 """Where computed files are kept, and how a file is written so that no half of it is ever seen."""
 
+import fcntl
 import os
 import shutil
 import uuid
@@ -34,6 +35,15 @@ def atomic_path(final: Path) -> Iterator[Path]:
         _replace(temporary, final)
     finally:
         _remove(temporary)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file `path`; other processes that want it wait. Released even by a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _replace(temporary: Path, final: Path) -> None:
