@@ -1,0 +1,165 @@
+"""One definition of an exercise's check, used by the tests, the notebook and the grader.
+
+`inputs(rng)` makes data, `drive(impl, data)` calls the implementation and returns plain values, and
+`expect(data)` computes what should come back from labkit. The notebook runs all three in one
+process; the grader runs only `drive` beside the student's code and compares outside.
+"""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from grader.checks.values import Tolerance, describe, difference
+
+Arrays = dict[str, Any]
+Drive = Callable[[Any, Arrays], Arrays]
+PUBLIC_SEED = 20_240_601
+HIDDEN_SEEDS = (7_919, 104_729, 1_299_709)
+EXACT = Tolerance()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """Whether a check passed, and if not a message the student can act on."""
+
+    ok: bool
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One exercise's check.
+
+    Attributes:
+        name: The solution cell's `grade_id`, and the stub's name unless `symbol` says otherwise.
+        points: Points of the public and the hidden cell together.
+        inputs: Makes the data from a numpy generator; several shapes, all dimensions different.
+        drive: Calls the implementation; lives in `drive.py`, imports only numpy and torch.
+        reference: Imports labkit and returns an implementation that `drive` accepts.
+        hint: One sentence naming the property to look at, never a value.
+        expect: Expected values; by default `drive(reference(), inputs)`.
+        symbol: The name the student defines.
+        seeds_hidden: How many fresh seeds the hidden cell stands for.
+    """
+
+    name: str
+    points: int
+    inputs: Callable[[np.random.Generator], Arrays]
+    drive: Drive
+    reference: Callable[[], Any]
+    hint: str
+    tolerance: Tolerance = EXACT
+    expect: Callable[[Arrays], Arrays] | None = None
+    symbol: str = ""
+    seeds_hidden: int = 3
+
+    @property
+    def implementation(self) -> str:
+        return self.symbol or self.name
+
+    def expected(self, inputs: Arrays) -> Arrays:
+        """What a right implementation returns for these inputs."""
+        if self.expect is not None:
+            return self.expect(inputs)
+        return self.drive(self.reference(), inputs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lab:
+    """A lab and its limits.
+
+    Attributes:
+        teaches: labkit modules that are the answer key; they do not exist in the sandbox.
+        forbids: Other packages that do not exist in the sandbox.
+        files: Files beside the notebook that are released with it.
+    """
+
+    name: str
+    checks: tuple[Check, ...]
+    teaches: tuple[str, ...]
+    forbids: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    time_limit_s: float = 120.0
+    question_limit_s: float = 10.0
+    memory_bytes: int = 3 * 2**30
+
+    def __post_init__(self) -> None:
+        names = [check.name for check in self.checks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"{self.name}: check names must differ, got {names}")
+        if not self.question_limit_s <= self.time_limit_s:
+            raise ValueError(
+                f"question_limit_s={self.question_limit_s} exceeds time_limit_s={self.time_limit_s}"
+            )
+
+    def check(self, name: str) -> Check:
+        """Return the check called `name`; ValueError lists the names there are."""
+        for check in self.checks:
+            if check.name == name:
+                return check
+        names = ", ".join(check.name for check in self.checks)
+        raise ValueError(f"{self.name} has no check {name!r}; it has {names}")
+
+
+def load_lab(name: str) -> Lab:
+    """Import `grader.labs.<name>.check` and return its LAB."""
+    try:
+        lab = import_module(f"grader.labs.{name}.check").LAB
+    except ModuleNotFoundError as error:
+        if error.name not in (f"grader.labs.{name}", f"grader.labs.{name}.check"):
+            raise
+        raise ValueError(f"no checks for a lab called {name!r}: is the name right?") from None
+    assert isinstance(lab, Lab)
+    return lab
+
+
+def compare(got: Any, expected: Arrays, tolerance: Tolerance, hint: str = "") -> Verdict:
+    """Compare what an implementation returned with what it should have, key by key."""
+    if type(got) is not dict:
+        return Verdict(ok=False, message=f"expected a dict of results, got {describe(got)}")
+    if set(got) != set(expected):
+        return Verdict(ok=False, message=f"expected results {sorted(expected)}, got {sorted(got)}")
+    for key, value in expected.items():
+        if clause := difference(got[key], value, tolerance):
+            tail = f" Hint: {hint}" if hint else ""
+            return Verdict(ok=False, message=f"{key}: {clause}.{tail}")
+    return Verdict(ok=True)
+
+
+def run_check(check: Check, impl: Any, seed: int) -> Verdict:
+    """Run one check on one seed in this process; never raises for what the implementation does."""
+    inputs = check.inputs(np.random.default_rng(seed))
+    expected = check.expected(inputs)
+    try:
+        got = check.drive(impl, check.inputs(np.random.default_rng(seed)))
+    except Exception as error:
+        return Verdict(ok=False, message=explain(check.implementation, error))
+    return compare(got, expected, check.tolerance, check.hint)
+
+
+def explain(symbol: str, error: BaseException) -> str:
+    """Say what an implementation raised and on which of its own lines."""
+    if isinstance(error, NotImplementedError):
+        return f"{symbol} is not written yet: replace the line `raise NotImplementedError()`."
+    where = ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if "ipykernel" in frame.filename or frame.filename.startswith("<"):
+            line = f": `{frame.line.strip()}`" if frame.line else ""
+            where = f", at line {frame.lineno} of the cell{line}"
+            break
+    text = str(error)
+    text = text if len(text) <= 300 else text[:300] + "…"
+    return f"{symbol} raised {type(error).__name__}: {text}{where}."
+
+
+def verdicts(check: Check, impl: Any, seeds: tuple[int, ...]) -> Verdict:
+    """The first failing verdict over the seeds, or a pass."""
+    for seed in seeds:
+        verdict = run_check(check, impl, seed)
+        if not verdict.ok:
+            return verdict
+    return Verdict(ok=True)

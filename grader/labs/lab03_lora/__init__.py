@@ -1,0 +1,1 @@
+"""Checks of lab 03: a LoRA layer by hand."""

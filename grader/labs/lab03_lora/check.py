@@ -1,0 +1,158 @@
+"""The checks of lab 03: data, expectations, points and hints. Runs outside the sandbox only."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grader.checks.core import Arrays, Check, Lab
+from grader.checks.values import Tolerance
+from grader.labs.lab03_lora import drive, reference
+
+FLOAT32 = Tolerance(rtol=1e-4, atol=1e-6, reason="float32 rounding of sums of at most 60 products")
+ROUNDED = Tolerance(rtol=2e-2, atol=1e-6, reason="one rounding to the weight's dtype")
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
+    return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+
+
+def _sizes(rng: np.random.Generator) -> tuple[int, int, int]:
+    """Rank, input and output width, all different, so that no axis can stand in for another."""
+    return int(rng.integers(3, 6)), int(rng.integers(17, 24)), int(rng.integers(9, 15))
+
+
+def _delta_inputs(rng: np.random.Generator) -> Arrays:
+    R, I, O = _sizes(rng)  # noqa: E741
+    A, B = _normal(rng, R, I), _normal(rng, O, R)
+    return {"lora_A": A, "lora_B": B, "alpha": float(rng.uniform(7, 29))}
+
+
+def _linear_inputs(rng: np.random.Generator) -> Arrays:
+    R, I, O = _sizes(rng)  # noqa: E741
+    return {
+        "weight": _normal(rng, O, I),
+        "bias": _normal(rng, O),
+        "rank": R,
+        "alpha": float(rng.uniform(7, 29)),
+        "lora_A": _normal(rng, R, I),
+        "lora_B": _normal(rng, O, R),
+        "x": _normal(rng, 2, 7, I),
+        "probe": _normal(rng, 2, 7, O),
+    }
+
+
+def _apply_inputs(rng: np.random.Generator) -> Arrays:
+    names = ["q_proj", "up_proj"] if rng.random() < 0.5 else ["v_proj", "q_proj"]
+    return {
+        "width": int(rng.integers(5, 8)),
+        "ffn_width": int(rng.integers(9, 13)),
+        "layers": int(rng.integers(2, 4)),
+        "targets": names,
+    }
+
+
+def _merge_inputs(rng: np.random.Generator) -> Arrays:
+    """The bfloat16 weight nearly cancels the update: what is left is lost unless float32 adds them."""
+    R, I, O = _sizes(rng)  # noqa: E741
+    A, B, scaling = _normal(rng, R, I), _normal(rng, O, R), float(rng.uniform(1.2, 3.4))
+    return {
+        "lora_A": A,
+        "lora_B": B,
+        "scaling": scaling,
+        "weight_float32": _normal(rng, O, I),
+        "weight_bfloat16": (-scaling * (B @ A)).bfloat16(),
+        "merged": _normal(rng, O, I),
+    }
+
+
+def _diagnose_case(rng: np.random.Generator, fault: int) -> Arrays:
+    """One layer at its start; `fault` 0 is healthy and is not part of what is handed over."""
+    R, I, O = _sizes(rng)  # noqa: E741
+    alpha = float(rng.uniform(7, 29))
+    wrong = (alpha, 1.0 / R, math.sqrt(R) / alpha, alpha / math.sqrt(R))
+    return {
+        "weight": _normal(rng, O, I),
+        "bias": _normal(rng, O),
+        "lora_A": torch.zeros(R, I) if fault == 1 else _normal(rng, R, I),
+        "lora_B": _normal(rng, O, R) if fault == 2 else torch.zeros(O, R),
+        "base_trains": fault == 3,
+        "alpha": alpha,
+        "scale": float(rng.choice(wrong)) if fault == 4 else alpha / R,
+    }
+
+
+def _diagnose_inputs(rng: np.random.Generator) -> Arrays:
+    faults = [*range(5), *(int(fault) for fault in rng.integers(0, 5, size=4))]
+    rng.shuffle(faults)
+    return {"cases": [_diagnose_case(rng, fault) for fault in faults]}
+
+
+def _train_inputs(rng: np.random.Generator) -> Arrays:
+    """Micro-batches of different sizes with very different numbers of counted tokens."""
+    V, D = 23, 11
+    ids, labels = [], []
+    for rows, length, kept in ((1, 13, 0.2), (3, 9, 0.9), (2, 6, 0.5)):
+        tokens = torch.from_numpy(rng.integers(0, V, size=(rows, length)))
+        mask = torch.from_numpy(rng.random((rows, length)) < kept)
+        mask[:, 1] = True
+        ids.append(tokens)
+        labels.append(torch.where(mask, tokens, torch.full_like(tokens, -100)))
+    return {
+        "ids": ids,
+        "labels": labels,
+        "embedding": _normal(rng, V, D),
+        "head": _normal(rng, V, D),
+        "lr": 0.5,
+        "clip_norm": float(rng.uniform(0.1, 0.2)),
+    }
+
+
+def _check(name: str, points: int, inputs: Any, hint: str, **options: Any) -> Check:
+    return Check(
+        name=name,
+        points=points,
+        inputs=inputs,
+        drive=drive.DRIVES[name],
+        reference=lambda: getattr(reference, name),
+        hint=hint,
+        tolerance=options.get("tolerance", FLOAT32),
+        symbol=options.get("symbol", ""),
+    )
+
+
+LAB = Lab(
+    name="lab03_lora",
+    teaches=("labkit.tuning.lora", "labkit.tuning.qlora", "labkit.tuning.adapter_files"),
+    forbids=("peft",),
+    checks=(
+        _check(
+            "lora_delta", 4, _delta_inputs,
+            "which factor maps from the input width, and what does the rank divide?",
+        ),
+        _check(
+            "lora_linear", 7, _linear_inputs,
+            "one factor starts at zero, the other must not; only the two of them train.",
+            symbol="LoraLinear",
+        ),
+        _check(
+            "apply_lora", 6, _apply_inputs,
+            "compare the last part of a module's name, wrap only nn.Linear, freeze all the rest.",
+        ),
+        _check(
+            "merge_weight", 4, _merge_inputs,
+            "compute and add the update in float32, then round once to the weight's dtype.",
+            tolerance=ROUNDED,
+        ),
+        _check(
+            "diagnose", 6, _diagnose_inputs,
+            "at the start B is zero, so a wrong scaling shows only once B is not; put it back.",
+        ),
+        _check(
+            "train_step", 5, _train_inputs,
+            "one mean over all counted tokens of all micro-batches, labels one step ahead.",
+        ),
+    ),
+)  # fmt: skip
