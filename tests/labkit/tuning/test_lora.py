@@ -80,7 +80,9 @@ def test_layer_and_gradients_equal_pefts(gen: torch.Generator, use_rslora: bool)
     layer(x).square().sum().backward()
     oracle(x).square().sum().backward()
     for theirs, ours in ((oracle.lora_A, layer.lora_A), (oracle.lora_B, layer.lora_B)):
-        torch.testing.assert_close(ours.weight.grad, theirs["default"].weight.grad)
+        torch.testing.assert_close(
+            ours.weight.grad, theirs["default"].weight.grad, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_zero_init_is_the_identity(config: lora.LoraConfig, gen: torch.Generator) -> None:
