@@ -90,6 +90,6 @@ class ModelConfig:
         )
 
 
-def _require_positive(name: str, value: float) -> None:
+def _require_positive(name: str, value: int | float) -> None:
     if value <= 0:
         raise ValueError(f"{name}={value} must be positive")

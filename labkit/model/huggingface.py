@@ -137,8 +137,8 @@ def config_from_json(content: dict[str, Any], path: Path) -> ModelConfig:
             num_kv_heads=content.get("num_key_value_heads") or heads,
             head_width=content.get("head_dim") or width // heads,
             ffn_width=content["intermediate_size"],
-            rope_theta=rope.get("rope_theta", content.get("rope_theta", 10_000.0)),
-            norm_eps=content.get("rms_norm_eps", 1e-6),
+            rope_theta=float(rope.get("rope_theta", content.get("rope_theta", 10_000.0))),
+            norm_eps=float(content.get("rms_norm_eps", 1e-6)),
             max_length=content.get("max_position_embeddings", 2048),
             tie_embeddings=content.get("tie_word_embeddings", False),
         )
