@@ -199,11 +199,7 @@ def apply(
     Raises:
         ValueError: no layer matches, the rank is too large, or the model has adapters already.
     """
-    if any(isinstance(module, LoraLinear) for module in model.modules()):
-        raise ValueError("the model has LoRA adapters already; call remove or merge_and_unload")
-    names = target_names(model, config.target_modules)
-    for name in names:
-        _check_rank(config.rank, model.get_submodule(name), name)
+    names = adapted_names(model, config)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     model.requires_grad_(False)
     for name in names:
@@ -215,6 +211,20 @@ def apply(
         if name.endswith("bias") and _trains_bias(config, name):
             parameter.requires_grad_(True)
     return model
+
+
+def adapted_names(model: nn.Module, config: LoraConfig) -> list[str]:
+    """Paths of the layers that `apply` would adapt.
+
+    Raises:
+        ValueError: as `apply`.
+    """
+    if any(isinstance(module, LoraLinear) for module in model.modules()):
+        raise ValueError("the model has LoRA adapters already; call remove or merge_and_unload")
+    names = target_names(model, config.target_modules)
+    for name in names:
+        _check_rank(config.rank, model.get_submodule(name), name)
+    return names
 
 
 def layers(model: nn.Module) -> dict[str, LoraLinear]:
