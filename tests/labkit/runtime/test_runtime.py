@@ -32,7 +32,7 @@ def test_dtype_by_name_and_by_itself() -> None:
     assert device.choose_dtype("bfloat16") is torch.bfloat16
     assert device.choose_dtype(torch.float32) is torch.float32
     assert device.choose_dtype("auto") in (torch.float32, torch.bfloat16)
-    with pytest.raises(ValueError, match="'int8' is unknown.*float16"):
+    with pytest.raises(ValueError, match=r"'int8' is unknown.*float16"):
         device.choose_dtype("int8")
 
 
@@ -87,7 +87,7 @@ def test_peak_memory_sees_what_is_freed_again() -> None:
 
 def test_scale_picks_and_names_the_choices() -> None:
     assert [scale.pick(s, smoke=1, cpu=2, gpu=3) for s in scale.SCALES] == [1, 2, 3]
-    with pytest.raises(ValueError, match="'tpu' is unknown.*smoke.*cpu.*gpu"):
+    with pytest.raises(ValueError, match=r"'tpu' is unknown.*smoke.*cpu.*gpu"):
         scale.pick("tpu", smoke=1, cpu=2, gpu=3)
 
 
