@@ -208,7 +208,7 @@ def apply(
         layer.train(base.training)
         replace(model, name, layer)
     for name, parameter in model.named_parameters():
-        if name.endswith("bias") and _trains_bias(config, name):
+        if trains_bias(config, name):
             parameter.requires_grad_(True)
     return model
 
@@ -225,6 +225,13 @@ def adapted_names(model: nn.Module, config: LoraConfig) -> list[str]:
     for name in names:
         _check_rank(config.rank, model.get_submodule(name), name)
     return names
+
+
+def trains_bias(config: LoraConfig, name: str) -> bool:
+    """Whether a parameter of an adapted model is a bias that the config trains."""
+    if config.bias == "lora_only":
+        return name.endswith("base_layer.bias")
+    return config.bias == "all" and name.rpartition(".")[2] == "bias"
 
 
 def layers(model: nn.Module) -> dict[str, LoraLinear]:
@@ -333,11 +340,6 @@ def _placement(base: AnyLinear) -> tuple[torch.device, torch.dtype]:
         return base.device, base.dtype
     weight = base.weight
     return weight.device, weight.dtype if weight.is_floating_point() else torch.float32
-
-
-def _trains_bias(config: LoraConfig, name: str) -> bool:
-    adapted = name.endswith("base_layer.bias")
-    return config.bias == "all" or (config.bias == "lora_only" and adapted)
 
 
 def _thin_linear(weight: Tensor) -> nn.Linear:

@@ -9,6 +9,7 @@ from torch import nn
 from labkit.quant.linear import CodebookLinear, replace_linears
 from labkit.quant.nf4 import BNB_FP4_CODES, FP4_CODES, NF4_CODES, quantize_codebook
 from labkit.tuning import lora
+from labkit.tuning.lora import LoraConfig
 
 Model = TypeVar("Model", bound=nn.Module)
 _CODEBOOKS = {"nf4": NF4_CODES, "fp4": FP4_CODES, "bnb_fp4": BNB_FP4_CODES}
@@ -26,7 +27,7 @@ class QloraConfig:
         skip: linear layers that stay as they are, each a whole path or its last parts.
     """
 
-    lora: lora.LoraConfig = field(default_factory=lora.LoraConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     codebook: str = "nf4"
     block_size: int = 64
     double_quant: bool = True
