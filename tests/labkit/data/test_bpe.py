@@ -22,6 +22,11 @@ def bpe() -> BPE:
     return train_bpe(TOPICS[:15], vocab_size=700, special_tokens=SPECIAL)
 
 
+@pytest.fixture(scope="module")
+def library(bpe: BPE) -> Tokenizer:
+    return bpe.to_tokenizers()
+
+
 def library_trainer(texts: list[str], vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -88,8 +93,8 @@ def test_words_equal_the_librarys(text: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(text=readable)
-def test_encoding_equals_the_librarys(bpe: BPE, text: str) -> None:
-    assert bpe.encode(text) == bpe.to_tokenizers().encode(text).ids
+def test_encoding_equals_the_librarys(bpe: BPE, library: Tokenizer, text: str) -> None:
+    assert bpe.encode(text) == library.encode(text).ids
 
 
 @settings(max_examples=200, deadline=None)
@@ -102,12 +107,12 @@ def test_any_bytes_survive_the_round_trip(bpe: BPE, data: bytes) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(parts=st.lists(st.one_of(st.text(), st.sampled_from(SPECIAL))))
-def test_any_text_survives_the_round_trip(bpe: BPE, parts: list[str]) -> None:
+def test_any_text_survives_the_round_trip(bpe: BPE, library: Tokenizer, parts: list[str]) -> None:
     text = "".join(parts)
     ids = bpe.encode(text)
     assert bpe.decode(ids) == text
     if assigned(text):
-        assert ids == bpe.to_tokenizers().encode(text).ids
+        assert ids == library.encode(text).ids
 
 
 def test_special_tokens_are_whole_and_split_their_context(bpe: BPE) -> None:

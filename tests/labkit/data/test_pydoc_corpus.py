@@ -132,7 +132,7 @@ def test_a_function_stays_on_its_side_when_others_join(corpus: dict[str, Functio
 
 
 def test_share_outside_zero_and_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="held_out=1.5"):
+    with pytest.raises(ValueError, match=r"held_out=1\.5"):
         pydoc_corpus.split([], held_out=1.5)
 
 
