@@ -5,7 +5,6 @@
 process; the grader runs only `drive` beside the student's code and compares outside.
 """
 
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from grader.checks.explain import explain
 from grader.checks.values import Tolerance, describe, difference
 
 Arrays = dict[str, Any]
@@ -139,21 +139,6 @@ def run_check(check: Check, impl: Any, seed: int) -> Verdict:
     except Exception as error:
         return Verdict(ok=False, message=explain(check.implementation, error))
     return compare(got, expected, check.tolerance, check.hint)
-
-
-def explain(symbol: str, error: BaseException) -> str:
-    """Say what an implementation raised and on which of its own lines."""
-    if isinstance(error, NotImplementedError):
-        return f"{symbol} is not written yet: replace the line `raise NotImplementedError()`."
-    where = ""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if "ipykernel" in frame.filename or frame.filename.startswith("<"):
-            line = f": `{frame.line.strip()}`" if frame.line else ""
-            where = f", at line {frame.lineno} of the cell{line}"
-            break
-    text = str(error)
-    text = text if len(text) <= 300 else text[:300] + "…"
-    return f"{symbol} raised {type(error).__name__}: {text}{where}."
 
 
 def verdicts(check: Check, impl: Any, seeds: tuple[int, ...]) -> Verdict:

@@ -28,6 +28,20 @@ class Tolerance:
             raise ValueError(f"rtol={self.rtol} and atol={self.atol} must not be negative")
 
 
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Stands for an object of a type that does not cross the sandbox's pipe."""
+
+    type_name: str
+
+
+def type_name(value: object) -> str:
+    """The full name of a value's type."""
+    if type(value) is Foreign:
+        return value.type_name
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
 def is_tensor(value: object) -> bool:
     """True for exactly `torch.Tensor`; torch is not imported to find out."""
     torch = sys.modules.get("torch")
@@ -55,7 +69,7 @@ def describe(value: object) -> str:
         text = repr(value)
         text = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
         return text if value is None else f"{type(value).__name__} {text}"
-    return f"an object of type {type(value).__module__}.{type(value).__qualname__}"
+    return f"an object of type {type_name(value)}"
 
 
 def difference(got: object, expected: object, tolerance: Tolerance, depth: int = 0) -> str:

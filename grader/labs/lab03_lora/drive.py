@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._dynamo  # the first optimizer imports it: 2 s that are not the student's
 from torch import Tensor, nn
 
 Arrays = dict[str, Any]

@@ -1,79 +1,84 @@
-"""Reference implementations for lab 03, in the shape its exercises ask for."""
+"""labkit's LoRA in the shapes that lab 03's exercises ask for; the source of expected values."""
 
-import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-IGNORE_INDEX = -100
+from labkit.objectives.language_modelling import cross_entropy
+from labkit.tuning import lora
+from labkit.tuning.targets import replace, target_names
 
 
 def lora_delta(lora_A: Tensor, lora_B: Tensor, alpha: float, use_rslora: bool = False) -> Tensor:
     """Return scaling * lora_B @ lora_A."""
-    rank = lora_A.shape[0]
-    return (alpha / (math.sqrt(rank) if use_rslora else rank)) * (lora_B @ lora_A)
+    config = lora.LoraConfig(rank=lora_A.shape[0], alpha=alpha, use_rslora=use_rslora)
+    return config.scaling * (lora_B @ lora_A)
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer plus a trainable low-rank update."""
+    """labkit's layer with its two factors as parameters called `lora_A` and `lora_B`."""
 
     def __init__(
         self, base: nn.Linear, rank: int, alpha: float, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.lora_A = nn.Parameter(torch.empty(rank, base.in_features))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5), generator=generator)
-        self.scaling = alpha / rank
+        config = lora.LoraConfig(rank=rank, alpha=alpha)
+        layer = lora.LoraLinear(base, config, generator=generator)
+        self.lora_A: nn.Parameter = layer.lora_A.weight
+        self.lora_B: nn.Parameter = layer.lora_B.weight
+        self.scaling = config.scaling
+        self._layer = [layer]  # in a list, so that its parameters are not registered twice
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + self.scaling * (x @ self.lora_A.T) @ self.lora_B.T
-
-
-lora_linear = LoraLinear
+        """Map (B, T, I) to (B, T, O)."""
+        output: Tensor = self._layer[0](x)
+        return output
 
 
 def apply_lora(
     model: nn.Module, make_layer: Callable[[nn.Linear], nn.Module], targets: Sequence[str]
 ) -> tuple[int, int]:
-    """Freeze, wrap the named linears, count."""
+    """Freeze the model, wrap the named linears, count."""
+    names = target_names(model, tuple(targets))
     model.requires_grad_(False)
-    found = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
-    ]
-    if not found:
-        raise ValueError(f"no nn.Linear is called any of {list(targets)}")
-    for name in found:
-        model.set_submodule(name, make_layer(model.get_submodule(name)))  # type: ignore[arg-type]
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
+    for name in names:
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        replace(model, name, make_layer(linear))
+    counts = lora.trainable_parameters(model)
+    return counts.trainable, counts.total
 
 
+@torch.no_grad()
 def merge_weight(weight: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
     """Add the update in float32, round once."""
-    delta = scaling * (lora_B.float() @ lora_A.float())
-    return (weight.float() + delta).to(weight.dtype)
+    O, I = weight.shape  # noqa: E741
+    base = nn.Linear(I, O, bias=False)
+    base.weight = nn.Parameter(weight)
+    layer = lora.LoraLinear(base, lora.LoraConfig(rank=lora_A.shape[0]))
+    layer.lora_A.weight, layer.lora_B.weight = nn.Parameter(lora_A), nn.Parameter(lora_B)
+    layer.scaling = scaling
+    return layer.merged_weight()
 
 
-def diagnose(layer: nn.Module, alpha: float) -> str:
+def diagnose(layer: Any, alpha: float) -> str:
     """Name what is wrong with a freshly made adapter layer."""
     A, B, base = layer.lora_A, layer.lora_B, layer.base
-    if any(p.requires_grad for p in base.parameters()):  # type: ignore[union-attr]
+    if any(parameter.requires_grad for parameter in base.parameters()):
         return "base_trains"
-    if bool((B != 0).any()):  # type: ignore[union-attr]
+    if bool((B != 0).any()):
         return "not_identity"
-    if not bool((A != 0).any()):  # type: ignore[union-attr]
+    if not bool((A != 0).any()):
         return "dead"
+    x = torch.eye(A.shape[1])
     with torch.no_grad():
-        x = torch.eye(A.shape[1])  # type: ignore[union-attr,arg-type,call-overload,index]
-        B.fill_(1.0)  # type: ignore[union-attr,operator]
-        update = layer(x) - base(x)  # type: ignore[operator]
-        B.zero_()  # type: ignore[union-attr,operator]
-        expected = alpha / A.shape[0] * x @ A.T @ torch.ones_like(B).T  # type: ignore
+        B.fill_(1.0)
+        update = layer(x) - base(x)
+        expected = x @ lora_delta(A, B, alpha).T
+        B.zero_()
     return "healthy" if torch.allclose(update, expected, rtol=1e-3, atol=1e-4) else "wrong_scaling"
 
 
@@ -85,13 +90,19 @@ def train_step(
 ) -> float:
     """One step over all micro-batches, normalised by the tokens counted in all of them."""
     optimizer.zero_grad()
-    tokens = sum(int((labels[:, 1:] != IGNORE_INDEX).sum()) for _, labels in micro_batches)
-    total = 0.0
-    for ids, labels in micro_batches:
-        logits = model(ids)[:, :-1].flatten(0, 1)
-        loss = nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum") / tokens
-        loss.backward()
-        total += loss.item()
+    losses = [cross_entropy(model(ids), labels) for ids, labels in micro_batches]
+    loss = torch.stack([loss for loss, _ in losses]).sum() / sum(int(n) for _, n in losses)
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
-    return total
+    return float(loss.detach())
+
+
+IMPLEMENTATIONS: dict[str, Any] = {
+    "lora_delta": lora_delta,
+    "lora_linear": LoraLinear,
+    "apply_lora": apply_lora,
+    "merge_weight": merge_weight,
+    "diagnose": diagnose,
+    "train_step": train_step,
+}

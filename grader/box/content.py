@@ -1,0 +1,63 @@
+"""What a box sees of the course: labkit without what the lab teaches, the runner, the drive."""
+
+import shutil
+from pathlib import Path
+
+import grader
+import labkit
+from grader.checks.core import Lab
+
+INERT_LEARNER = '''"""In the sandbox the check line does nothing: answers are compared outside."""
+
+
+class _Check:
+    def __call__(self, name, impl):
+        pass
+
+    hidden = __call__
+
+
+def lab(name):
+    return _Check()
+'''
+GRADER_FILES = (
+    "__init__.py",
+    "box/__init__.py",
+    "box/runner.py",
+    "box/wire.py",
+    "checks/__init__.py",
+    "checks/explain.py",
+    "checks/values.py",
+    "labs/__init__.py",
+)
+
+
+def _package(module: object) -> Path:
+    return Path(str(getattr(module, "__file__", ""))).parent
+
+
+def build(lab: Lab, folder: Path) -> Path:
+    """Copy into `folder` what the lab's submissions may import of the course.
+
+    Args:
+        lab: Its `teaches` modules, and everything compiled from them, are left out.
+        folder: An empty folder.
+
+    Returns:
+        The folder, to be bound read-only and put first on the box's path.
+    """
+    skipped = shutil.ignore_patterns("__pycache__", "*.pyc")
+    shutil.copytree(_package(labkit), folder / "labkit", ignore=skipped)
+    for module in lab.teaches:
+        path = folder.joinpath(*module.split("."))
+        path.with_suffix(".py").unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+    drive = f"labs/{lab.name}/drive.py"
+    for name in (*GRADER_FILES, f"labs/{lab.name}/__init__.py", drive):
+        target = folder / "grader" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_package(grader) / name, target)
+    (folder / "grader" / "checks" / "learner.py").write_text(INERT_LEARNER)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return folder

@@ -1,0 +1,48 @@
+"""Which kind of sandbox there is, found by running one, and what to say when there is none."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Tier(StrEnum):
+    """How a submission was held; recorded in every result."""
+
+    BUBBLEWRAP = "bubblewrap"
+    RLIMITS = "rlimits"
+
+
+class NoSandboxError(RuntimeError):
+    """No box of the wanted tier can be started here; the message says what to install."""
+
+
+INSTALL = (
+    "Grading runs students' code and needs a sandbox: install bubblewrap (Debian, Ubuntu: "
+    "`apt install bubblewrap`; Fedora: `dnf install bubblewrap`). In a container it needs user "
+    "namespaces or root. For code you trust, `--tier rlimits` runs it without isolation; that is "
+    "recorded in the results."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one submission may use."""
+
+    memory_bytes: int
+    wall_s: float
+    question_s: float
+    cell_s: float = 20.0
+    start_s: float = 60.0
+    output_bytes: int = 8 * 2**20
+    scratch_bytes: int = 64 * 2**20
+    processes: int = 128
+
+    def rlimits(self) -> dict[str, int]:
+        """Limits of the process itself; memory is watched from outside, this is the backstop."""
+        return {
+            "AS": self.memory_bytes + 4 * 2**30,
+            "CPU": int(self.wall_s) + 1,
+            "FSIZE": self.scratch_bytes,
+            "NOFILE": 256,
+            "NPROC": self.processes,
+            "CORE": 0,
+        }

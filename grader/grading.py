@@ -1,0 +1,164 @@
+"""Grade one submission: its cells run in a box, its answers are compared out here."""
+
+import hashlib
+import hmac
+import platform
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from grader.attempt import Attempt
+from grader.box.boxes import Boxes
+from grader.checks.core import PUBLIC_SEED, Check
+from grader.course import Course
+from grader.notebooks import (
+    InvalidNotebookError,
+    Notebook,
+    grade_id,
+    is_grade,
+    nbgrader,
+    read_notebook,
+)
+from grader.results import CellResult, Result, Status, summarise
+from grader.transplant import Transplanted, find_submission, transplant
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GradedCell:
+    """A graded cell of the release: which check it stands for and what it is worth."""
+
+    name: str
+    check: Check
+    hidden: bool
+    points: float
+
+
+def graded_cells(release: Notebook, checks: tuple[Check, ...]) -> list[GradedCell]:
+    """The release's graded cells in order, `check_<name>` public and `hidden_<name>` not."""
+    by_name = {check.name: check for check in checks}
+    cells = []
+    for cell in release["cells"]:
+        kind, _, name = grade_id(cell).partition("_")
+        if is_grade(cell) and name in by_name and kind in ("check", "hidden"):
+            points = float(nbgrader(cell)["points"])
+            cells.append(
+                GradedCell(
+                    name=grade_id(cell),
+                    check=by_name[name],
+                    hidden=kind == "hidden",
+                    points=points,
+                )
+            )
+    return cells
+
+
+def seed_key(course: Course) -> bytes:
+    """The course's secret for hidden inputs; made once, readable by its owner only."""
+    path = course.seed_key
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32))
+    return bytes.fromhex(path.read_text())
+
+
+def hidden_seeds(key: bytes, sha256: str, check: Check) -> tuple[int, ...]:
+    """Seeds no student can know and a rerun can repeat: keyed hash of answers and question."""
+    seeds = []
+    for index in range(check.seeds_hidden):
+        digest = hmac.digest(key, f"{sha256}:{check.name}:{index}".encode(), hashlib.sha256)
+        seeds.append(int.from_bytes(digest[:6], "big"))
+    return tuple(seeds)
+
+
+def versions() -> tuple[tuple[str, str], ...]:
+    """Versions a result depends on."""
+    names = ("llm-engineering-lab", "torch", "numpy", "nbgrader")
+    return (("python", platform.python_version()), *((name, version(name)) for name in names))
+
+
+def grade_submission(
+    boxes: Boxes, folder: Path, student: str, release: Notebook, key: bytes
+) -> tuple[Result, Transplanted | None]:
+    """Grade what lies in one student's folder; never raises for what the student handed in."""
+    started, lab = time.monotonic(), boxes.lab
+    cells = graded_cells(release, lab.checks)
+    result = partial(
+        Result,
+        student=student,
+        lab=lab.name,
+        max_score=sum(cell.points for cell in cells),
+        tier=str(boxes.tier),
+        received=_received(folder),
+        versions=versions(),
+    )
+    try:
+        path, found = find_submission(folder, lab.name, release)
+        submission = transplant(release, read_notebook(path))
+    except InvalidNotebookError as error:
+        nothing = result(
+            status=Status.INVALID, reason=str(error), score=0.0, sha256="", seconds=0.0
+        )
+        return nothing, None
+    graded = _grade_cells(boxes, submission, cells, key)
+    status, reason = summarise(graded)
+    if not submission.answered:
+        reason = "nothing was answered"
+    scored = result(
+        status=status,
+        reason=reason,
+        score=sum(cell.score for cell in graded),
+        sha256=submission.sha256,
+        seconds=round(time.monotonic() - started, 2),
+        cells=tuple(graded),
+        notes=(*found, *submission.notes),
+    )
+    return scored, submission
+
+
+def _received(folder: Path) -> str:
+    """When it arrived by this machine's clock; a student's own time stamp is ignored."""
+    return datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="seconds")
+
+
+def _grade_cells(
+    boxes: Boxes, submission: Transplanted, cells: list[GradedCell], key: bytes
+) -> list[CellResult]:
+    """Grade each cell; after a question killed its box, its hidden cell is not tried again."""
+    attempt = Attempt(boxes, submission)
+    graded: list[CellResult] = []
+    try:
+        for cell in cells:
+            before = graded[-1] if graded and graded[-1].check == cell.check.name else None
+            graded.append(_grade_cell(attempt, cell, submission.sha256, key, before))
+    finally:
+        attempt.close()
+    return graded
+
+
+def _grade_cell(
+    attempt: Attempt, cell: GradedCell, sha256: str, key: bytes, before: CellResult | None
+) -> CellResult:
+    started = time.monotonic()
+    seeds = hidden_seeds(key, sha256, cell.check) if cell.hidden else (PUBLIC_SEED,)
+    status, message = Status.OK, ""
+    if before is not None and before.status not in (Status.OK, Status.WRONG):
+        status, message, seeds = before.status, before.message, ()
+    for seed in seeds:
+        status, message = attempt.verdict(cell.check, seed)
+        if status is not Status.OK:
+            break
+    return CellResult(
+        cell=cell.name,
+        check=cell.check.name,
+        hidden=cell.hidden,
+        points=cell.points,
+        score=cell.points if status is Status.OK else 0.0,
+        status=status,
+        message=message,
+        seeds=seeds,
+        seconds=round(time.monotonic() - started, 3),
+    )

@@ -1,0 +1,106 @@
+"""What grading one submission found, as data and as JSON."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+
+class Status(StrEnum):
+    """How a submission, or one graded cell of it, ended."""
+
+    OK = "OK"
+    PARTIAL = "PARTIAL"
+    WRONG = "WRONG"
+    TIMEOUT = "TIMEOUT"
+    OOM = "OOM"
+    CRASH = "CRASH"
+    OUTPUT_LIMIT = "OUTPUT_LIMIT"
+    INVALID = "INVALID"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellResult:
+    """One graded cell: what it was worth, what it got, why, and the seeds that repeat it."""
+
+    cell: str
+    check: str
+    hidden: bool
+    points: float
+    score: float
+    status: Status
+    message: str
+    seeds: tuple[int, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """One submission's result. INVALID has no cells: it was returned, not scored."""
+
+    student: str
+    lab: str
+    status: Status
+    reason: str
+    score: float
+    max_score: float
+    tier: str
+    sha256: str
+    received: str
+    seconds: float
+    cells: tuple[CellResult, ...] = ()
+    notes: tuple[str, ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
+
+
+def summarise(cells: list[CellResult]) -> tuple[Status, str]:
+    """Status and one line of reasons for a submission's cells."""
+    failed = [cell for cell in cells if cell.score < cell.points]
+    if not failed:
+        return Status.OK, ""
+    by_check: dict[str, CellResult] = {}
+    for cell in failed:
+        by_check.setdefault(cell.check, cell)
+    reason = "; ".join(f"{name}: {_short(cell)}" for name, cell in by_check.items())
+    if any(cell.score for cell in cells):
+        return Status.PARTIAL, reason
+    kinds = {cell.status for cell in failed}
+    return (kinds.pop() if len(kinds) == 1 else Status.WRONG), reason
+
+
+def _short(cell: CellResult) -> str:
+    if cell.status is not Status.WRONG:
+        return cell.status.value
+    first = cell.message.split(" Hint:")[0].split(": replace the line")[0]
+    return first if len(first) <= 90 else first[:89] + "…"
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write one result as JSON, under a temporary name first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fields = asdict(result) | {"versions": dict(result.versions)}
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def read_result(path: Path) -> Result:
+    """Read what `write_result` wrote; ValueError names the file."""
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        cells = tuple(
+            CellResult(**cell | {"status": Status(cell["status"]), "seeds": tuple(cell["seeds"])})
+            for cell in fields.pop("cells")
+        )
+        versions = tuple(fields.pop("versions").items())
+        fields |= {"status": Status(fields["status"]), "notes": tuple(fields["notes"])}
+        return Result(**fields, cells=cells, versions=versions)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path.name} is not a result of this grader: {error}") from None
+
+
+def read_results(folder: Path) -> list[Result]:
+    """All results of a lab in the students' order."""
+    return [read_result(path) for path in sorted(folder.glob("*.json"))]
