@@ -1,8 +1,8 @@
 """Losses that pull a student's next-token distribution towards a teacher's."""
 
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from labkit.objectives.language_modelling import IGNORE_INDEX, cross_entropy, shift_labels
 
@@ -107,6 +107,6 @@ def _log_softmaxes(
 ) -> tuple[Tensor, Tensor]:
     if not temperature > 0.0:
         raise ValueError(f"temperature={temperature} must be positive")
-    log_q = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    log_p = F.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
+    log_q = functional.log_softmax(student_logits.float() / temperature, dim=-1)
+    log_p = functional.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
     return log_q, log_p

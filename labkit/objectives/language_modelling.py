@@ -1,9 +1,9 @@
 """Next-token losses of a causal language model, in nats."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 IGNORE_INDEX = -100
 
@@ -40,7 +40,7 @@ def cross_entropy(
         The sum over predicted tokens in nats (0 when there are none), and their number.
     """
     targets = shift_labels(labels)
-    loss_sum = F.cross_entropy(
+    loss_sum = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
     )
     return loss_sum, int((targets != IGNORE_INDEX).sum())
@@ -58,5 +58,5 @@ def token_log_probs(
     Returns:
         float32 log-probabilities in nats of ``ids[:, 1:]``.
     """
-    log_probs = F.log_softmax(logits[:, :-1].float(), dim=-1)  # (B, T-1, V)
+    log_probs = functional.log_softmax(logits[:, :-1].float(), dim=-1)  # (B, T-1, V)
     return log_probs.gather(-1, ids[:, 1:, None]).squeeze(-1)

@@ -17,7 +17,7 @@ class TrainConfig:
         betas: AdamW's decay rates of the two moments.
         clip_norm: Largest global gradient norm; None leaves gradients as they are.
         accumulation: Micro-batches whose gradients are added before a step.
-        dtype: "float32", or "bfloat16", which computes under autocast and keeps the weights in their own type.
+        dtype: "float32", or "bfloat16" for autocast; the weights keep their own type.
         seed: Of the stochastic parts of a step (dropout); the data has its own generator.
         checkpoint_every: Steps between checkpoints, 0 for one at the end only.
     """
@@ -68,4 +68,4 @@ class TrainConfig:
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas={self.betas} must both lie in [0, 1)")
         if self.clip_norm is not None and not self.clip_norm > 0.0:
-            raise ValueError(f"clip_norm={self.clip_norm} must be positive, or None for no clipping")
+            raise ValueError(f"clip_norm={self.clip_norm} must be positive, or None for none")

@@ -27,7 +27,10 @@ def batch_logits(model: nn.Module, batch: TokenBatch) -> Float[Tensor, "B T V"]:
         ValueError: If documents are packed for a transformers model without positions.
     """
     if isinstance(model, MiniLLM):
-        return model(batch.ids, positions=batch.positions, document_ids=batch.document_ids)
+        logits: Tensor = model(
+            batch.ids, positions=batch.positions, document_ids=batch.document_ids
+        )
+        return logits
     if batch.document_ids is not None and batch.positions is None:
         raise ValueError("a packed batch needs positions that restart at every document")
     output = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from labkit.objectives.language_modelling import (
     IGNORE_INDEX,
@@ -53,7 +53,7 @@ def test_equals_the_definition(logits, labels):
 def test_equals_torch_value_and_gradient(logits, labels):
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     loss_sum, tokens = cross_entropy(ours, labels)
-    mean = F.cross_entropy(theirs[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    mean = functional.cross_entropy(theirs[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     torch.testing.assert_close(loss_sum / tokens, mean, rtol=1e-6, atol=0)
     (loss_sum / tokens).backward()
     mean.backward()
