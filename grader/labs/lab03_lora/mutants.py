@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class _BaseTrains(reference.LoraLinear):
 
 class _NoScaling(reference.LoraLinear):
     def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + (x @ self.lora_A.T) @ self.lora_B.T
+        return cast(Tensor, self.base(x) + (x @ self.lora_A.T) @ self.lora_B.T)
 
 
 class _GlobalSeed(reference.LoraLinear):
@@ -64,7 +64,8 @@ class _GlobalSeed(reference.LoraLinear):
 
 class _Detached(reference.LoraLinear):
     def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + self.scaling * (x @ self.lora_A.detach().T) @ self.lora_B.T
+        narrow = x @ self.lora_A.detach().T
+        return cast(Tensor, self.base(x) + self.scaling * narrow @ self.lora_B.T)
 
 
 def _wraps(

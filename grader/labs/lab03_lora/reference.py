@@ -27,8 +27,8 @@ class LoraLinear(nn.Module):
         self.base = base.requires_grad_(False)
         config = lora.LoraConfig(rank=rank, alpha=alpha)
         layer = lora.LoraLinear(base, config, generator=generator)
-        self.lora_A: nn.Parameter = layer.lora_A.weight
-        self.lora_B: nn.Parameter = layer.lora_B.weight
+        self.lora_A = layer.lora_A.weight
+        self.lora_B = layer.lora_B.weight
         self.scaling = config.scaling
         self._layer = [layer]  # in a list, so that its parameters are not registered twice
 
@@ -92,7 +92,7 @@ def train_step(
     optimizer.zero_grad()
     losses = [cross_entropy(model(ids), labels) for ids, labels in micro_batches]
     loss = torch.stack([loss for loss, _ in losses]).sum() / sum(int(n) for _, n in losses)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
     return float(loss.detach())
