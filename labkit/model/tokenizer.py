@@ -1,11 +1,12 @@
 """Text to token ids and back, and conversations to text, through the `tokenizers` library."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import tokenizers
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from labkit.runtime.cache import atomic_path
@@ -99,7 +100,7 @@ class Tokenizer:
                 raise ValueError(f"message {number} lacks {sorted(missing)}: {message}")
         names = {"bos_token": self.bos_token or "", "eos_token": self.eos_token}
         try:
-            template = _environment().from_string(self.chat_template)
+            template = _compiled(self.chat_template)
             return template.render(
                 messages=messages, add_generation_prompt=add_generation_prompt, **names
             )
@@ -145,11 +146,12 @@ class Tokenizer:
         return cls(backend, eos_token=eos_token, chat_template=template, **specials)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+@lru_cache(maxsize=8)
+def _compiled(chat_template: str) -> Template:
     """A template comes with a download: it may format text, and nothing else."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = _raise_template_error
-    return environment
+    return environment.from_string(chat_template)
 
 
 def _raise_template_error(message: str) -> NoReturn:
