@@ -47,7 +47,7 @@ def tracked(
     Raises:
         MissingDependencyError: If MLflow is not installed.
     """
-    uri = uri if uri is not None else f"{_SQLITE}{Path(DATABASE).absolute()}"
+    uri = uri if uri is not None else _default_uri()
     client = _client(uri)
     run_id = client.create_run(
         _experiment_id(client, experiment, uri), run_name=run_name
@@ -69,6 +69,50 @@ def tracked(
         lines = "".join(json.dumps(asdict(record)) + "\n" for record in taken)
         client.log_text(run_id, lines, "records.jsonl")
         client.set_terminated(run_id, status)
+
+
+def curve(
+    run_name: str,
+    metric: str = "loss_nats",
+    *,
+    experiment: str = "labkit",
+    uri: str | None = None,
+) -> list[float]:
+    """One metric of the latest run of that name, in the order of its steps.
+
+    Args:
+        run_name: As given to `tracked`.
+        metric: A field of `StepRecord` other than the step.
+        experiment: Name of the group of runs.
+        uri: MLflow tracking URI, by default that of `tracked`.
+
+    Raises:
+        MissingDependencyError: If MLflow is not installed.
+        ValueError: If there is no such run, or it has no such metric.
+    """
+    client = _client(uri if uri is not None else _default_uri())
+    group = client.get_experiment_by_name(experiment)
+    runs = (
+        []
+        if group is None
+        else client.search_runs(
+            [group.experiment_id],
+            filter_string=f"attributes.run_name = '{run_name}'",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+    )
+    history = client.get_metric_history(runs[0].info.run_id, metric) if runs else []
+    if not history:
+        raise ValueError(
+            f"no run {run_name!r} with metric {metric!r} in experiment {experiment!r}; "
+            f"the metrics are {', '.join(METRICS)}"
+        )
+    return [point.value for point in sorted(history, key=lambda point: point.step)]
+
+
+def _default_uri() -> str:
+    return f"{_SQLITE}{Path(DATABASE).absolute()}"
 
 
 def _client(uri: str) -> "MlflowClient":

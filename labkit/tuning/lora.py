@@ -72,15 +72,16 @@ class LoraLinear(nn.Module):
 
     Paper: arXiv 2106.09685v2, equation 3.
 
-    The sum, the product with B and the scaling are one `addmm`; nothing is cast, and there is no
-    dropout module at p = 0. `lora_A`, `lora_B` and `base_layer` are named as in PEFT's files.
+    The sum, the product with B and the scaling are one `addmm`; nothing is cast where dtypes agree,
+    and there is no dropout module at p = 0. `lora_A`, `lora_B` and `base_layer` are named as in
+    PEFT's files.
 
     Args:
         base: an `nn.Linear` or a packed linear; it is frozen by `apply`, not here.
         config: rank, scaling and dropout.
         generator: draws A on the CPU, so that every device gets the same numbers; without one a
             fresh generator with seed 0 is used, and torch's global generator is never touched.
-        dtype: of A and B; the base's by default. Another dtype needs autocast around the model.
+        dtype: of A and B, by default the base's; float32 on a bfloat16 base keeps small updates.
 
     Raises:
         ValueError: the rank exceeds min(I, O), where the product is no longer of low rank.
@@ -118,9 +119,10 @@ class LoraLinear(nn.Module):
             return cast(Tensor, base)
         if self.dropout is not None:
             x = self.dropout(x)
-        hidden = functional.linear(x, self.lora_A.weight)  # (*B, T, I) -> (*B, T, R)
+        # `to` does nothing where the types agree; it lets float32 adapters sit on a bfloat16 base.
+        hidden = functional.linear(x, self.lora_A.weight.to(x.dtype))  # (*B, T, I) -> (*B, T, R)
         rows = base.flatten(0, -2), hidden.flatten(0, -2)  # (*B, T, .) -> (N, .)
-        out = torch.addmm(*rows, self.lora_B.weight.t(), alpha=self.scaling)
+        out = torch.addmm(*rows, self.lora_B.weight.t().to(base.dtype), alpha=self.scaling)
         return out.view(base.shape)
 
     @property

@@ -7,7 +7,7 @@ import pytest
 
 from labkit.runtime.errors import MissingDependencyError
 from labkit.training.loop import StepRecord
-from labkit.training.tracking import METRICS, tracked
+from labkit.training.tracking import METRICS, curve, tracked
 
 # MLflow's own modules use what SQLAlchemy, Alembic and Pydantic have deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -87,3 +87,15 @@ def test_without_mlflow_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(MissingDependencyError, match=r"llm-engineering-lab\[track\]"):
         next(tracked(records(2), run_name="none", params={}))
+
+
+def test_a_stored_curve_is_read_back_from_the_latest_run(uri):
+    list(tracked(records(3), run_name="twice", params={}, uri=uri))
+    again = list(tracked(records(5), run_name="twice", params={}, uri=uri))
+    assert curve("twice", uri=uri) == [record.loss_nats for record in again]
+    assert curve("twice", "lr", uri=uri) == [1e-3] * 5
+
+
+def test_an_unknown_run_or_metric_is_named(uri):
+    with pytest.raises(ValueError, match=r"no run 'nobody' .* the metrics are loss_nats, tokens"):
+        curve("nobody", uri=uri)

@@ -9,6 +9,7 @@ import torch
 import transformers
 from torch import nn
 
+from labkit.model.minillm import MiniLLM
 from labkit.tuning import lora
 
 RANK = 3
@@ -91,6 +92,17 @@ def test_zero_init_is_the_identity(config: lora.LoraConfig, gen: torch.Generator
     lora.apply(model, config, generator=gen)
     assert torch.equal(model(x).logits, before)
     assert all(layer.lora_A.weight.abs().min() > 0 for layer in lora.layers(model).values())
+
+
+def test_works_on_minillm(tiny_model: MiniLLM, gen: torch.Generator) -> None:
+    x = ids(gen)
+    before = tiny_model(x)
+    lora.apply(tiny_model, lora.LoraConfig(rank=RANK, target_modules="all-linear"))
+    assert len(lora.layers(tiny_model)) == 3 * 7
+    assert torch.equal(tiny_model(x), before)
+    adapted = trained(tiny_model, gen)(x)
+    torch.testing.assert_close(lora.merge(tiny_model)(x), adapted, rtol=1e-5, atol=1e-5)
+    assert (adapted - before).abs().max() > 1e-2
 
 
 def test_only_adapters_move(config: lora.LoraConfig, gen: torch.Generator) -> None:
@@ -296,3 +308,14 @@ def test_too_large_a_rank_is_refused_before_anything_changes() -> None:
 def test_wrong_options_are_refused(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(lora.LoraConfig(), **{field: value})
+
+
+def test_float32_adapters_train_on_a_bfloat16_base(gen: torch.Generator) -> None:
+    base = linear(torch.bfloat16)
+    layer = lora.LoraLinear(base, lora.LoraConfig(rank=RANK), generator=gen, dtype=torch.float32)
+    x = torch.randn(5, 13, generator=gen).bfloat16()
+    assert torch.equal(layer(x), base(x))
+    layer(x).float().square().sum().backward()
+    assert layer.lora_B.weight.grad is not None
+    assert layer.lora_B.weight.grad.dtype == torch.float32
+    assert layer.lora_B.weight.grad.abs().max() > 0
