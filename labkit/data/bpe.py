@@ -193,8 +193,11 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, special_tokens: Sequence
         special_tokens: strings with an id of their own.
 
     Raises:
-        ValueError: vocab_size leaves no room for the bytes and the special tokens.
+        ValueError: vocab_size leaves no room for the bytes and the special tokens, or `texts` is
+            one string, whose characters would be taken for texts.
     """
+    if isinstance(texts, str):
+        raise ValueError("texts is one string: pass a list of texts")
     base = BPE((), special_tokens)
     if vocab_size < base.vocab_size:
         raise ValueError(f"vocab_size={vocab_size} must be at least {base.vocab_size}")

@@ -147,6 +147,11 @@ def test_bad_values_are_refused(special: tuple[str, ...], vocab_size: int, messa
         train_bpe(["text"], vocab_size=vocab_size, special_tokens=special)
 
 
+def test_one_string_is_no_list_of_texts() -> None:
+    with pytest.raises(ValueError, match="one string"):
+        train_bpe("some text", vocab_size=300)
+
+
 def test_unknown_ids_and_merges_are_refused(bpe: BPE) -> None:
     with pytest.raises(ValueError, match="id 9999"):
         bpe.decode([3, 9999])
