@@ -1,8 +1,8 @@
 """Text from prompts: alone, batched, streamed, as a chat, or as bare token ids."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,7 +103,7 @@ def stream(
 
 def stream_pieces(
     model: MiniLLM, tokenizer: Tokenizer, prompt: list[int], config: SamplingConfig
-) -> Iterator[Piece]:
+) -> Generator[Piece, None, None]:
     """`stream` with every token and the reason of the end, from token ids."""
     rows = _rows(model, tokenizer, [prompt], config)
     return _pieces(model, rows, config)
@@ -216,7 +216,9 @@ def _rows(
     return rows
 
 
-def _run(model: MiniLLM, rows: list[_Row], config: SamplingConfig) -> Iterator[list[str]]:
+def _run(
+    model: MiniLLM, rows: list[_Row], config: SamplingConfig
+) -> Generator[list[str], None, None]:
     """Advance all rows a token at a time until each has ended, yielding their new texts."""
     steps = max(row.budget for row in rows)
     decoder = BatchDecoder(model, [row.prompt for row in rows], max_steps=steps - 1)
@@ -236,10 +238,13 @@ def _choose(logits: Tensor, rows: list[_Row], config: SamplingConfig) -> Tensor:
     return sample(next_token_distribution(logits, config), [row.generator for row in rows])
 
 
-def _pieces(model: MiniLLM, rows: list[_Row], config: SamplingConfig) -> Iterator[Piece]:
+def _pieces(
+    model: MiniLLM, rows: list[_Row], config: SamplingConfig
+) -> Generator[Piece, None, None]:
     [row] = rows
-    for [text] in _run(model, rows, config):
-        yield Piece(text=text, token=row.ids[-1], finish_reason=row.finish_reason)
+    with closing(_run(model, rows, config)) as steps:
+        for [text] in steps:
+            yield Piece(text=text, token=row.ids[-1], finish_reason=row.finish_reason)
 
 
 @contextmanager
