@@ -26,7 +26,7 @@ class Checkpoint:
     metadata: dict[str, Any]
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+def save(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write one checkpoint under a temporary name and rename it onto ``path``.
 
     A process that dies while writing leaves the previous checkpoint as it was.
@@ -44,7 +44,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any])
         _flush_to_disk(temporary)
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path | str) -> Checkpoint:
     """Read a checkpoint back, having verified every byte of it.
 
     Args:

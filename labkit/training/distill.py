@@ -78,7 +78,7 @@ def train_distillation(
     config: TrainConfig,
     distillation: DistillConfig,
     *,
-    checkpoint_dir: Path | None = None,
+    checkpoint_dir: Path | str | None = None,
     resume: bool = False,
 ) -> Iterator[StepRecord]:
     """Train the student on the teacher's logits, yielding a record a step.

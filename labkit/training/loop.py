@@ -53,7 +53,7 @@ def train(
     config: TrainConfig,
     *,
     loss: Loss = causal_lm_loss,
-    checkpoint_dir: Path | None = None,
+    checkpoint_dir: Path | str | None = None,
     resume: bool = False,
     generator: torch.Generator | None = None,
 ) -> Iterator[StepRecord]:
@@ -128,7 +128,7 @@ class _Run:
         model: nn.Module,
         config: TrainConfig,
         loss: Loss,
-        checkpoint_dir: Path | None,
+        checkpoint_dir: Path | str | None,
         generator: torch.Generator | None,
     ) -> None:
         self.model = model

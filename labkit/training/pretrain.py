@@ -6,7 +6,7 @@ data card written from what was measured.
 """
 
 import copy
-import shutil
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from labkit.data.batch import TokenBatch
 from labkit.model.config import ModelConfig
 from labkit.model.huggingface import load_folder, save_folder
 from labkit.model.minillm import MiniLLM, initialise
@@ -22,11 +21,14 @@ from labkit.model.tokenizer import Tokenizer
 from labkit.runtime.cache import cache_dir
 from labkit.runtime.device import choose_device
 from labkit.runtime.seeding import generator
-from labkit.training import pretrain_card, pretrain_data
+from labkit.training import loop, pretrain_card, pretrain_data
 from labkit.training.config import TrainConfig
 from labkit.training.loop import StepRecord, train
 from labkit.training.pretrain_card import RunLog
 from labkit.training.pretrain_data import DataConfig, Source
+from labkit.training.pretrain_rows import mixed_batches, packed
+
+RECORDS, CORPUS = "records.jsonl", "corpus.sha256"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +118,12 @@ def smoke() -> Recipe:
             max_length=128,
         ),
         data=DataConfig(
-            length=128, libraries=(), num_people=3, num_tasks=60, shares=dict.fromkeys(SHARES, 1.0)
+            length=128,
+            libraries=(),
+            num_people=3,
+            num_tasks=60,
+            shares=dict.fromkeys(SHARES, 1.0),
+            max_documents=60,
         ),
         train=TrainConfig(steps=12, lr=1e-2, warmup_steps=2, checkpoint_every=5),
         batch_size=3,
@@ -140,11 +147,11 @@ def recipe(preset: str) -> Recipe:
 
 def run(
     preset: str | Recipe,
-    out: Path,
+    out: Path | str,
     *,
     resume: bool = False,
     device: str = "auto",
-    work_dir: Path | None = None,
+    work_dir: Path | str | None = None,
 ) -> Iterator[StepRecord]:
     """Pretrain a model, yielding a record a step; write ``out`` after the last one.
 
@@ -163,67 +170,61 @@ def run(
     """
     plan = recipe(preset) if isinstance(preset, str) else preset
     work = Path(work_dir) if work_dir is not None else cache_dir() / f"pretrain-{plan.name}"
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        _forget(work)
     corpus = pretrain_data.sources(plan.data)
-    _require_same_corpus(work / "corpus.sha256", pretrain_data.corpus_hash(corpus))
     tokenizer = pretrain_data.train_tokenizer(
         corpus, vocab_size=plan.model.vocab_size, max_bytes=plan.tokenizer_bytes
     )
+    _require_same(work / CORPUS, corpus, tokenizer)
     model = MiniLLM(plan.model)
     initialise(model, generator(plan.train.seed))
     model.to(choose_device(device))
-    log = RunLog(work / "records.jsonl")
-    yield from log.recorded(
-        train(
-            model,
-            _batches(plan, corpus, tokenizer),
-            plan.train,
-            checkpoint_dir=work,
-            resume=resume,
-        )
-    )
-    _export(plan, corpus, model, tokenizer, log, Path(out))
-
-
-def _batches(plan: Recipe, corpus: Sequence[Source], tokenizer: Tokenizer) -> Iterator[TokenBatch]:
-    rows = [pretrain_data.packed(source.train, tokenizer, plan.data.length) for source in corpus]
-    return pretrain_data.mixed_batches(
-        rows,
+    log = RunLog(work / RECORDS)
+    length = plan.data.length
+    train_rows = {source.name: packed(source.train, tokenizer, length) for source in corpus}
+    batches = mixed_batches(
+        list(train_rows.values()),
         [source.share for source in corpus],
         batch_size=plan.batch_size,
         rng=np.random.default_rng(plan.data.seed),
     )
+    records = train(model, batches, plan.train, checkpoint_dir=work, resume=resume)
+    yield from log.recorded(records)
+    out = Path(out)
+    held_out = _export(model, tokenizer, corpus, length, out)
+    log.write_curve(out / "curve.jsonl")
+    pretrain_card.write(out, plan.name, asdict(plan), corpus, train_rows, log, held_out)
 
 
 def _export(
-    plan: Recipe,
-    corpus: Sequence[Source],
-    model: MiniLLM,
-    tokenizer: Tokenizer,
-    log: RunLog,
-    out: Path,
-) -> None:
-    """Write the model, then measure it as its users will load it, then the card."""
+    model: MiniLLM, tokenizer: Tokenizer, corpus: Sequence[Source], length: int, out: Path
+) -> dict[str, dict[str, float]]:
+    """Write the model, then measure it as its users will load it: the held-out loss by source."""
     save_folder(copy.deepcopy(model).cpu().to(torch.bfloat16), tokenizer, out)
     exported, _ = load_folder(out, dtype="float32", device="cpu")
-    held_out = {
+    return {
         source.name: pretrain_card.held_out_loss(
-            exported, pretrain_data.packed(source.held_out, tokenizer, plan.data.length)
+            exported, packed(source.held_out, tokenizer, length)
         )
         for source in corpus
     }
-    log.write_curve(out / "curve.jsonl")
-    pretrain_card.write(out, plan.name, asdict(plan), corpus, tokenizer, log, held_out)
 
 
-def _require_same_corpus(path: Path, digest: str) -> None:
+def _forget(work: Path) -> None:
+    for name in (loop.CHECKPOINT_NAME, RECORDS, CORPUS):
+        (work / name).unlink(missing_ok=True)
+
+
+def _require_same(path: Path, corpus: Sequence[Source], tokenizer: Tokenizer) -> None:
     """A resumed run must read what the first part read: the installed packages decide that."""
+    vocabulary = hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest()
+    digest = f"{pretrain_data.corpus_hash(corpus)} {vocabulary}"
     if not path.exists():
         path.write_text(digest)
     elif (stored := path.read_text()) != digest:
         raise ValueError(
-            f"the corpus has changed since the checkpoint ({stored[:12]} then, {digest[:12]} now): "
-            "install the packages of that run, or start anew without resume"
+            f"the corpus or its tokenizer has changed since the checkpoint ({stored} then, "
+            f"{digest} now): install the packages of that run, or start anew without resume"
         )

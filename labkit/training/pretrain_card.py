@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from labkit.data.batch import TokenBatch
-from labkit.model.tokenizer import Tokenizer
+from labkit.data.batch import IGNORE_INDEX, TokenBatch
+from labkit.model.config import ModelConfig
 from labkit.runtime.cache import atomic_path
 from labkit.runtime.records import hardware
 from labkit.training.forward import causal_lm_loss
 from labkit.training.loop import StepRecord
-from labkit.training.pretrain_data import Source, corpus_hash, text_of
+from labkit.training.pretrain_data import Source, corpus_hash, plain_texts
 
 CURVE_POINTS = 200
 EVALUATION_ROWS = 64
@@ -86,7 +86,7 @@ def write(
     preset: str,
     plan: Mapping[str, Any],
     corpus: Sequence[Source],
-    tokenizer: Tokenizer,
+    train_rows: Mapping[str, Sequence[TokenBatch]],
     log: RunLog,
     held_out: Mapping[str, Mapping[str, float]],
 ) -> None:
@@ -97,7 +97,7 @@ def write(
         preset: Name of the recipe.
         plan: The recipe as a dictionary.
         corpus: The sources it drew from.
-        tokenizer: The model's, to count bytes and tokens.
+        train_rows: Their packed rows by name, to count tokens.
         log: All records of the run.
         held_out: :func:`held_out_loss` by source.
     """
@@ -106,6 +106,7 @@ def write(
         "preset": preset,
         "command": f"labkit pretrain --preset {preset}",
         "recipe": plan,
+        "parameters": ModelConfig(**plan["model"]).num_parameters,
         "corpus_sha256": corpus_hash(corpus),
         "packages": _versions(plan["data"]["libraries"]),
         "hardware": hardware(),
@@ -113,7 +114,9 @@ def write(
         "tokens": sum(row["tokens"] for row in rows),
         "seconds": sum(row["seconds"] for row in rows),
         "final_loss_nats": _mean_row(rows[-CURVE_POINTS:])["loss_nats"],
-        "sources": [_source_row(source, tokenizer, held_out[source.name]) for source in corpus],
+        "sources": [
+            _source_row(source, train_rows[source.name], held_out[source.name]) for source in corpus
+        ],
     }
     with atomic_path(out / "card.json") as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n")
@@ -122,16 +125,15 @@ def write(
 
 
 def _source_row(
-    source: Source, tokenizer: Tokenizer, held_out: Mapping[str, float]
+    source: Source, rows: Sequence[TokenBatch], held_out: Mapping[str, float]
 ) -> dict[str, Any]:
-    texts = [text_of(document, tokenizer) for document in source.train]
     return {
         "name": source.name,
         "licence": source.licence,
         "share": source.share,
-        "documents": len(texts),
-        "bytes": sum(len(text.encode()) for text in texts),
-        "tokens": sum(len(tokenizer.encode(text)) for text in texts),
+        "documents": len(source.train),
+        "bytes": sum(len(text.encode()) for text in plain_texts(source.train)),
+        "predicted_tokens": sum(int((row.labels != IGNORE_INDEX).sum()) for row in rows),
         "held_out_documents": len(source.held_out),
         "held_out": dict(held_out),
     }
@@ -157,54 +159,58 @@ def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _readme(card: Mapping[str, Any]) -> str:
     model, train, data = (card["recipe"][part] for part in ("model", "train", "data"))
     machine = card["hardware"]
-    read = ", ".join(f"{name} {version}" for name, version in card["packages"].items())
+    packages = "".join(f", {name} {version}" for name, version in card["packages"].items())
     return f"""# {card["preset"]}
 
 A Llama-shaped language model that this course pretrains itself, for labs that must finish in
 seconds. It knows how Python documentation sounds, some invented people, and small sums; it is
-no assistant. Written by `{card["command"]}`; the numbers below were measured by that command.
+no assistant. Written by `{card["command"]}`, and the numbers below were measured by it;
+`card.json` holds them for programs.
 
 ## Model
 
-{model["num_layers"]} layers, width {model["width"]}, {model["num_heads"]} heads over \
-{model["num_kv_heads"]} key/value heads of width {model["head_width"]}, FFN width \
-{model["ffn_width"]}, vocabulary {model["vocab_size"]}, tied embeddings, trained on rows of \
-{data["length"]} tokens. Weights in bfloat16, licence Apache-2.0. Byte-level BPE trained by
-`labkit.data.bpe` on the training documents; chats in ChatML (`<|im_start|>role ... <|im_end|>`),
-plain documents end in `<|endoftext|>`.
+- {model["num_layers"]} layers, width {model["width"]}, FFN width {model["ffn_width"]},
+  {model["num_heads"]} heads over {model["num_kv_heads"]} key/value heads of width
+  {model["head_width"]}, vocabulary {model["vocab_size"]}, tied embeddings: {card["parameters"]:,}
+  parameters in bfloat16. Licence: Apache-2.0.
+- Byte-level BPE of `labkit.data.bpe`, trained on the training documents.
+- Chats are ChatML (`<|im_start|>role`, `<|im_end|>`); plain documents end in `<|endoftext|>`.
+- Trained on rows of {data["length"]} tokens; documents packed in a row do not see each other.
 
 ## Data
 
-| source | licence | share | documents | bytes | tokens | held-out documents |
+| source | licence | share | documents | bytes of text | predicted tokens | held-out documents |
 |---|---|---|---|---|---|---|
-{_table(card, "name licence share documents bytes tokens held_out_documents")}
+{_table(card, "name licence share documents bytes predicted_tokens held_out_documents")}
 
-Python {machine["python"]}{"; " + read if read else ""}. Corpus SHA-256 `{card["corpus_sha256"]}`
-(another Python or other versions give another corpus, and so another model). Functions are split
-by a hash of their name, other texts by a hash of their content; facts keep back one way to ask.
-Only the training part was seen, by the tokenizer too. `share` is the part of batch rows.
+- `share` is the source's part of the batch rows.
+- Read from Python {machine["python"]}{packages}. Corpus SHA-256
+  `{card["corpus_sha256"]}`: other versions give another corpus, and so another model.
+- Functions are split by a hash of their name, other texts by a hash of their content; of the facts
+  one way to ask for each is kept back. Neither model nor tokenizer saw the held-out part.
 
 ## Training
 
-{card["steps"]} steps of {card["recipe"]["batch_size"] * train["accumulation"]} packed rows, \
-{card["tokens"]:,} predicted tokens, AdamW \
-(peak rate {train["lr"]}, {train["warmup_steps"]} warm-up steps, cosine to \
-{train["min_lr_ratio"]} of it, decay {train["weight_decay"]}, betas {train["betas"][0]} and \
-{train["betas"][1]}), {train["dtype"]}, seeds {train["seed"]} and {data["seed"]}.
-{card["seconds"]:,.0f} s on {machine["gpu"] or machine["cpu"]}, {machine["threads"]} \
-thread(s), torch {machine["torch"]}. Loss over the last {CURVE_POINTS} steps \
-{card["final_loss_nats"]:.3f} nats a token; the curve is `curve.jsonl`.
+- {card["steps"]} steps of {card["recipe"]["batch_size"] * train["accumulation"]} packed rows:
+  {card["tokens"]:,} predicted tokens. Seeds: {train["seed"]} (weights), {data["seed"]} (data).
+- AdamW, betas {train["betas"][0]} and {train["betas"][1]}, weight decay {train["weight_decay"]},
+  gradient norm at most {train["clip_norm"]}, {train["dtype"]}; peak rate {train["lr"]} after
+  {train["warmup_steps"]} steps, cosine to {train["min_lr_ratio"]} of it.
+- {card["seconds"]:,.0f} s of steps on {machine["gpu"] or machine["cpu"]},
+  {machine["threads"]} thread(s), torch {machine["torch"]}.
+- Loss over the last {CURVE_POINTS} steps: {card["final_loss_nats"]:.3f} nats a token. The curve is
+  `curve.jsonl`.
 
 ## Held-out loss
 
 Of the bfloat16 weights computed in float32, over up to {EVALUATION_ROWS} packed rows a source.
 
-| source | tokens | nats/token | perplexity |
+| source | tokens | nats a token | perplexity |
 |---|---|---|---|
 {_held_out_table(card)}
 
-Documentation of one library repeats itself (inherited methods, shared parameter sections), so
-these numbers compare runs of this recipe, not this model with others.
+The documentation of one library repeats itself (inherited methods, shared parameter sections):
+compare runs of this recipe by these numbers, not this model with others.
 """
 
 

@@ -3,13 +3,12 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from labkit.data import bpe, doc_text, packing, pydoc_corpus, questions, synthetic
-from labkit.data.batch import TokenBatch, windows
+from labkit.data import bpe, doc_text, pydoc_corpus, questions, synthetic
 from labkit.model.tokenizer import CHATML_TEMPLATE, Tokenizer
 
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -56,6 +55,7 @@ class DataConfig:
         num_people: Invented people whose facts are taught.
         num_tasks: Generated arithmetic and list tasks, each.
         shares: Weight of every source by name.
+        max_documents: A source keeps this many in either part; None keeps all.
         seed: Of the generated data and of the order.
     """
 
@@ -63,7 +63,8 @@ class DataConfig:
     libraries: tuple[str, ...]
     num_people: int
     num_tasks: int
-    shares: dict[str, float] = field(default_factory=dict)
+    shares: dict[str, float]
+    max_documents: int | None = None
     seed: int = 0
 
 
@@ -110,65 +111,29 @@ def train_tokenizer(corpus: Sequence[Source], *, vocab_size: int, max_bytes: int
     )
 
 
-def text_of(document: Document, tokenizer: Tokenizer) -> str:
-    """A plain text with the end-of-text token, or a chat as its template writes it."""
-    if isinstance(document, str):
-        return document + END_OF_TEXT
-    return tokenizer.apply_chat(document, add_generation_prompt=False)
-
-
-def packed(documents: Sequence[Document], tokenizer: Tokenizer, length: int) -> list[TokenBatch]:
-    """Rows of `length` tokens in which no document sees another; every token is learnt.
-
-    Documents longer than a row are cut into pieces.
-    """
-    pieces = [
-        piece
+def plain_texts(documents: Sequence[Document]) -> list[str]:
+    """What the documents say: of a chat, its turns without the markup."""
+    return [
+        document if isinstance(document, str) else "\n".join(turn["content"] for turn in document)
         for document in documents
-        for piece in windows(tokenizer.encode(text_of(document, tokenizer)), length=length)
     ]
-    return packing.pack(pieces, length=length, pad_id=tokenizer.pad_id)
-
-
-def mixed_batches(
-    rows: Sequence[Sequence[TokenBatch]],
-    shares: Sequence[float],
-    *,
-    batch_size: int,
-    rng: np.random.Generator,
-) -> Iterator[TokenBatch]:
-    """Endless batches whose rows are drawn from the sources by their shares.
-
-    Args:
-        rows: The packed rows of each source.
-        shares: Weight of each source.
-        batch_size: Rows in a batch.
-        rng: Fixes the whole order. Each source is gone through in a new order every time round.
-
-    Yields:
-        Batches of `batch_size` rows.
-    """
-    weights = np.asarray(shares, dtype=np.float64)
-    weights /= weights.sum()
-    orders = [_shuffled_forever(source, rng) for source in rows]
-    while True:
-        chosen = rng.choice(len(rows), size=batch_size, p=weights)
-        yield packing.stack([next(orders[source]) for source in chosen])
 
 
 def _documentation(config: DataConfig) -> list[Source]:
     """Function documentation by origin, the language reference, and chats about the functions.
 
     Python's own functions are split among themselves, as everywhere in the course; what reads like
-    a held-out one of them is dropped from the libraries and from the language reference.
+    a held-out one of them, or quotes it, is dropped everywhere else.
     """
     python, held_python = pydoc_corpus.split(pydoc_corpus.functions())
     held_summaries = {doc_text.normalised(function.summary) for function in held_python}
+    quotes = _quoting(held_summaries)
+    python = [function for function in python if not quotes(function.text)]
     chats = (
         questions.question_answers(python, phrasings=3),
         questions.question_answers(held_python),
     )
-    topics = _without_quotes(pydoc_corpus.topics(), held_summaries)
+    topics = [_without_paragraphs(text, quotes) for text in pydoc_corpus.topics()]
     found = [
         _source(config, "python", PYTHON, _texts(python), _texts(held_python)),
         _source(config, "topics", PYTHON, *_split_by_hash(topics)),
@@ -185,13 +150,21 @@ def _texts(functions: Sequence[pydoc_corpus.FunctionDoc]) -> list[Document]:
     return list(pydoc_corpus.as_text(functions))
 
 
-def _without_quotes(texts: Sequence[str], summaries: set[str]) -> list[Document]:
-    """The texts less the paragraphs that quote one of the summaries (of five words or more)."""
-    long = re.compile("|".join(re.escape(s) for s in sorted(summaries) if len(s.split()) >= 5))
-    return [
-        "\n\n".join(p for p in text.split("\n\n") if not long.search(doc_text.normalised(p)))
-        for text in texts
-    ]
+def _quoting(summaries: set[str]) -> Callable[[str], bool]:
+    """Whether a text holds one of the summaries (of five words or more), however it is set."""
+    long = sorted(summary for summary in summaries if len(summary.split()) >= 5)
+    pattern = re.compile("|".join(map(re.escape, long)))
+    return lambda text: pattern.search(doc_text.normalised(text)) is not None
+
+
+def _without_paragraphs(text: str, quotes: Callable[[str], bool]) -> Document:
+    """The text less the paragraphs that quote, alone or together with the one before."""
+    kept: list[str] = []
+    for paragraph in text.split("\n\n"):
+        if quotes("\n\n".join([*kept[-1:], paragraph])):
+            continue
+        kept.append(paragraph)
+    return "\n\n".join(kept)
 
 
 def _generated(config: DataConfig, rng: np.random.Generator) -> list[Source]:
@@ -217,8 +190,16 @@ def _source(
     train: Sequence[Document],
     held_out: Sequence[Document],
 ) -> Source:
-    share = config.shares[name]
-    return Source(name=name, licence=licence, share=share, train=train, held_out=held_out)
+    if name not in config.shares:
+        raise ValueError(f"shares={config.shares} must name the source {name!r}")
+    most = config.max_documents
+    return Source(
+        name=name,
+        licence=licence,
+        share=config.shares[name],
+        train=train[:most],
+        held_out=held_out[:most],
+    )
 
 
 def _split_by_hash(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
@@ -246,16 +227,7 @@ def _without_repeats(found: Sequence[Source]) -> list[Source]:
 
 def _first_bytes(documents: Sequence[Document], max_bytes: int) -> Iterator[str]:
     """Evenly spaced documents up to `max_bytes` of text."""
-    texts = [
-        document if isinstance(document, str) else "\n".join(turn["content"] for turn in document)
-        for document in documents
-    ]
+    texts = plain_texts(documents)
     total = sum(map(len, texts))
     stride = max(1, -(-total // max_bytes))
     yield from texts[::stride]
-
-
-def _shuffled_forever(rows: Sequence[TokenBatch], rng: np.random.Generator) -> Iterator[TokenBatch]:
-    while True:
-        for index in rng.permutation(len(rows)):
-            yield rows[index]

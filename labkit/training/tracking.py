@@ -1,6 +1,7 @@
 """Step records and settings of a run into MLflow, in a local file unless told otherwise."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -116,7 +117,8 @@ def _default_uri() -> str:
 
 
 def _client(uri: str) -> "MlflowClient":
-    # MLflow reports its use to its makers unless told not to.
+    # MLflow reports its use to its makers unless told not to, and each migration of a new store.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         from mlflow import MlflowClient
