@@ -114,8 +114,9 @@ class CodebookTensor:
         if isinstance(scales, DoubleQuantizedScales):
             scales = scales.dequantize()
         n = self.shape[0] * self.shape[1]
-        pairs = torch.cartesian_prod(self.codes, self.codes)  # a byte -> its two values
-        values = pairs.index_select(0, self.packed.int()).flatten()[:n]
+        # A byte looks up both its values as one 64-bit word, which is faster than copying rows.
+        pairs = torch.cartesian_prod(self.codes, self.codes).view(torch.int64).flatten()
+        values = pairs.index_select(0, self.packed.int()).view(torch.float32)[:n]
         return _scale_blocks(values, scales, self.block_size).view(self.shape).to(self.dtype)
 
     @property

@@ -1,5 +1,7 @@
 """Packed linears: products and gradients of the expanded weight, bytes by the formula."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -122,6 +124,17 @@ def test_quantize_model_replaces_all_but_the_skipped() -> None:
     assert not model["up"].training
     assert isinstance(model["lm_head"], nn.Linear)
     assert repr(model["up"]) == "QuantLinear(130 -> 7, 7.08 bits per weight)"
+
+
+def test_quantized_minillm_equals_one_with_rounded_weights(tiny_model, gen) -> None:
+    config = AffineConfig(bits=4, granularity="channel")
+    ids = torch.randint(97, (2, 11), generator=gen)
+    twin = copy.deepcopy(tiny_model)
+    for name, module in twin.named_modules():
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            module.weight.data = affine.fake_quantize(module.weight.detach(), config)
+    got = linear.quantize_model(tiny_model, config)(ids)
+    torch.testing.assert_close(got, twin(ids), rtol=1e-5, atol=1e-6)
 
 
 def test_quantize_model_changes_nothing_when_one_layer_fails() -> None:
