@@ -1,0 +1,1 @@
+"""Speed against the peers: interleaved, as ratios, each beside the quality gate it had to pass."""
