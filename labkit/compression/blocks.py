@@ -42,6 +42,7 @@ def capture(
     """
     takes_cache = "use_cache" in inspect.signature(model.forward).parameters
     options = {"use_cache": False} if takes_cache else {}  # a cache would grow at every run
+    device = next(model.parameters()).device
     hidden: list[Tensor] = []
     calls: list[list[Call]] = [[] for _ in blocks]
     with torch.no_grad(), ExitStack() as stack:
@@ -49,7 +50,7 @@ def capture(
             stack.enter_context(_recorded(block, index, hidden, calls))
         for batch in batches:
             try:
-                model(batch, **options)
+                model(batch.to(device), **options)
             except _Captured:
                 continue
             raise ValueError("the model's forward never reached its last block")
