@@ -8,24 +8,8 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
 )
-TAGS = set(
-    [
-        "h1",
-        "h2",
-        "p",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "pre",
-        "code",
-        "ul",
-        "li",
-        "span",
-    ]
-)
+TAGS = {"h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td"}
+TAGS |= {"pre", "code", "ul", "li", "span"}
 ATTRIBUTES = {"span": {"class"}, "td": {"class"}, "tr": {"class"}}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }

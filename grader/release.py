@@ -22,8 +22,6 @@ def generate(course: Course, lab: str, release_directory: Path) -> Path:
     """
     from nbgrader.apps import NbGraderAPI
 
-    if not course.source(lab).is_file():
-        raise ValueError(f"{course.source(lab)} is missing; there are: {', '.join(course.labs())}")
     add_tools_to_path()
     config = course.nbgrader_config()
     config.CourseDirectory.release_directory = str(release_directory)
@@ -36,6 +34,8 @@ def generate(course: Course, lab: str, release_directory: Path) -> Path:
 
 def generate_elsewhere(course: Course, lab: str, folder: Path) -> Path:
     """Generate below another folder with a gradebook of its own; the course is not touched."""
+    if not course.source(lab).is_file():
+        raise ValueError(f"{course.source(lab)} is missing; there are: {', '.join(course.labs())}")
     aside = Course(root=folder)
     shutil.copytree(course.source(lab).parent, aside.source(lab).parent)
     return generate(aside, lab, folder / "labs")

@@ -63,7 +63,7 @@ def samples(course: Course, lab: str) -> list[Sample]:
     checks = definition.checks
     names = [check.name for check in checks]
     symbols = {check.name: check.implementation for check in checks}
-    full = transplant(release, _without_markers(solved)).notebook
+    full = transplant(release, without_markers(solved)).notebook
     cheat = CHEAT.replace("{root}", str(course.root)).replace("{lab}", lab)
     cheat = cheat.replace("{taught}", definition.teaches[0])
     first, half = {names[0]}, set(names[: len(names) // 2])
@@ -98,7 +98,7 @@ def write(course: Course, lab: str) -> list[Path]:
     return paths
 
 
-def _without_markers(solved: Notebook) -> Notebook:
+def without_markers(solved: Notebook) -> Notebook:
     """The solved notebook as a student would hand it in: the answers without their markers."""
     notebook = copy.deepcopy(solved)
     for cell in notebook["cells"]:

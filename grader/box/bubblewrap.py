@@ -52,6 +52,9 @@ def command(
         masked: Top-level packages that must not be importable.
         limits: For the sizes of the private file systems.
         drop: Started by root: enter no user namespace and give root up inside.
+
+    Raises:
+        FileNotFoundError: bubblewrap is not installed.
     """
     python = [sys.executable, "-s", "-P", "-c"]
     if tier is Tier.RLIMITS:
@@ -60,7 +63,9 @@ def command(
     options = [*_namespaces(drop), *_binds(content), *_masks(masked), *_scratch(limits)]
     data = b"".join(option.encode() + b"\0" for option in options)
     uid = FIRST_UID + next(_counter) % UIDS if drop else 0
-    bwrap = shutil.which("bwrap") or "bwrap"
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise FileNotFoundError("bubblewrap's command `bwrap` is not on the PATH")
     arguments = [bwrap, "--args", "{options_fd}", "--", *python, START.format(path=COURSE)]
     return Command(arguments=arguments, environment={}, folder="/", options=data, uid=uid)
 

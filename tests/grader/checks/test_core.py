@@ -1,0 +1,70 @@
+"""A check's life in one process, and what the notebook's line says."""
+
+import numpy as np
+import pytest
+
+from grader.checks.core import PUBLIC_SEED, Check, Lab, compare, load_lab, run_check
+from grader.checks.learner import CheckFailed, LabChecks
+from grader.checks.values import Tolerance
+
+DOUBLE = Check(
+    name="double",
+    points=3,
+    inputs=lambda rng: {"x": rng.standard_normal(5)},
+    drive=lambda impl, inputs: {"y": impl(inputs["x"])},
+    reference=lambda: lambda x: 2 * x,
+    hint="twice, not squared.",
+    tolerance=Tolerance(rtol=1e-9),
+)
+LAB = Lab(name="lab", checks=(DOUBLE,), teaches=())
+
+
+def test_right_and_wrong() -> None:
+    assert run_check(DOUBLE, lambda x: x + x, PUBLIC_SEED).ok
+    wrong = run_check(DOUBLE, lambda x: x**2, PUBLIC_SEED)
+    assert not wrong.ok
+    assert "y: 5 of 5 values differ" in wrong.message
+    assert "Hint: twice, not squared." in wrong.message
+
+
+def test_an_implementation_that_changes_its_input_is_compared_with_the_original() -> None:
+    assert not run_check(DOUBLE, lambda x: x.fill(0) or x, PUBLIC_SEED).ok
+
+
+def test_a_stub_is_told_apart_from_an_error() -> None:
+    def stub(x: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    assert "not written yet" in run_check(DOUBLE, stub, 1).message
+    assert "raised ZeroDivisionError" in run_check(DOUBLE, lambda x: 1 / 0, 1).message
+
+
+def test_the_notebook_line_is_silent_or_raises_one_message() -> None:
+    check = LabChecks(LAB)
+    check("double", lambda x: 2 * x)
+    check.hidden("double", lambda x: 2 * x)
+    with pytest.raises(CheckFailed, match="double: y: 5 of 5") as caught:
+        check("double", lambda x: 3 * x)
+    assert caught.value._render_traceback_() == [f"CheckFailed: {caught.value}"]
+
+
+def test_hard_coded_public_answers_fail_the_hidden_line() -> None:
+    answer = 2 * np.random.default_rng(PUBLIC_SEED).standard_normal(5)
+    check = LabChecks(LAB)
+    check("double", lambda x: answer)
+    with pytest.raises(CheckFailed):
+        check.hidden("double", lambda x: answer)
+
+
+def test_keys_must_match() -> None:
+    assert "expected results ['a']" in compare({"b": 1}, {"a": 1}, Tolerance()).message
+    assert "expected a dict" in compare([1], {"a": 1}, Tolerance()).message
+
+
+def test_names_and_limits_are_checked() -> None:
+    with pytest.raises(ValueError, match="no check 'treble'; it has double"):
+        LAB.check("treble")
+    with pytest.raises(ValueError, match="must differ"):
+        Lab(name="lab", checks=(DOUBLE, DOUBLE), teaches=())
+    with pytest.raises(ValueError, match="no checks for a lab called 'lab99'"):
+        load_lab("lab99")

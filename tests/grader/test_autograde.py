@@ -1,0 +1,215 @@
+"""A class graded end to end: statuses, neighbours, the gradebook, plain nbgrader."""
+
+import copy
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grader import export, feedback, report, sample_class
+from grader.autograde import autograde
+from grader.course import Course
+from grader.gradebook import opened
+from grader.grading import hidden_seeds
+from grader.notebooks import grade_id, read_notebook, write_notebook
+from grader.results import Result, Status, read_results
+
+LAB = "lab03_lora"
+pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+EXPECTED = {
+    "ada-perfect": (Status.OK, 32.0),
+    "ben-half": (Status.PARTIAL, 17.0),
+    "cem-untouched": (Status.WRONG, 0.0),
+    "dot-syntax": (Status.PARTIAL, 28.0),
+    "eli-endless": (Status.PARTIAL, 28.0),
+    "fay-cheat": (Status.WRONG, 0.0),
+    "gus-garbage": (Status.INVALID, 0.0),
+    "hal-plain-wrong": (Status.PARTIAL, 28.0),
+}
+HONEST = ("ada-perfect", "ben-half", "cem-untouched", "hal-plain-wrong")
+WRONG = (
+    "def lora_delta(lora_A, lora_B, alpha, use_rslora=False):\n    return alpha * lora_B @ lora_A\n"
+)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def graded(course: Course) -> dict[str, Result]:
+    """Grade the sample class plus one unreadable and one plainly wrong submission."""
+    for sample in sample_class.samples(course, LAB):
+        write_notebook(course.submitted(LAB, sample.student), sample.notebook)
+        assert sample.status == EXPECTED[sample.student][0]
+    garbage = course.submitted(LAB, "gus-garbage")
+    garbage.parent.mkdir(parents=True)
+    garbage.write_text("{ this is not a notebook")
+    wrong = copy.deepcopy(read_notebook(course.submitted(LAB, "ada-perfect")))
+    next(c for c in wrong["cells"] if grade_id(c) == "lora_delta")["source"] = WRONG
+    write_notebook(course.submitted(LAB, "hal-plain-wrong"), wrong)
+    kept = {path: digest(path) for path in (course.source(LAB), course.release(LAB))}
+    results = {result.student: result for result in autograde(course, LAB)}
+    assert {path: digest(path) for path in kept} == kept
+    return results
+
+
+def test_statuses_and_scores(graded: dict[str, Result]) -> None:
+    assert {name: (r.status, r.score) for name, r in graded.items()} == EXPECTED
+
+
+def test_the_endless_loop_costs_its_own_question_only(graded: dict[str, Result]) -> None:
+    cells = {cell.cell: cell for cell in graded["eli-endless"].cells}
+    assert cells["check_lora_delta"].status is Status.TIMEOUT
+    assert cells["hidden_lora_delta"].status is Status.TIMEOUT
+    assert {c.status for c in cells.values() if c.check != "lora_delta"} == {Status.OK}
+
+
+def test_everybody_gets_a_reason(graded: dict[str, Result]) -> None:
+    assert graded["ada-perfect"].reason == ""
+    assert graded["cem-untouched"].reason == "nothing was answered"
+    assert "not valid Python" in graded["dot-syntax"].reason
+    assert "not valid JSON" in graded["gus-garbage"].reason
+    assert all(result.tier == "bubblewrap" for result in graded.values())
+
+
+def grades(course: Course) -> dict[tuple[str, str], tuple[Any, Any, Any]]:
+    with opened(course) as gradebook:
+        return {
+            (submission.student.id, grade.name): (
+                grade.auto_score,
+                grade.manual_score,
+                grade.needs_manual_grade,
+            )
+            for submission in gradebook.assignment_submissions(LAB)
+            for notebook in submission.notebooks
+            for grade in notebook.grades
+        }
+
+
+def test_the_gradebook_holds_the_same_scores(course: Course, graded: dict[str, Result]) -> None:
+    written = grades(course)
+    for result in graded.values():
+        for cell in result.cells:
+            assert written[result.student, cell.cell] == (cell.score, None, False)
+    assert not any(student == "gus-garbage" for student, _ in written)
+
+
+def test_a_rerun_repeats_scores_and_seeds_and_keeps_manual_ones(
+    course: Course, graded: dict[str, Result]
+) -> None:
+    with opened(course) as gradebook:
+        grade = gradebook.find_grade("check_lora_delta", LAB, LAB, "ben-half")
+        grade.manual_score = 1.5
+        gradebook.db.commit()
+    (again,) = autograde(course, LAB, students=["ben-half"])
+    first = graded["ben-half"]
+    assert [(c.score, c.seeds) for c in again.cells] == [(c.score, c.seeds) for c in first.cells]
+    assert grades(course)["ben-half", "check_lora_delta"] == (2.0, 1.5, False)
+
+
+def test_hidden_seeds_depend_on_key_answers_and_question() -> None:
+    from grader.checks.core import load_lab
+
+    first, second = load_lab(LAB).checks[:2]
+    seeds = [
+        hidden_seeds(b"k", "a", first),
+        hidden_seeds(b"l", "a", first),
+        hidden_seeds(b"k", "b", first),
+        hidden_seeds(b"k", "a", second),
+    ]
+    assert len({seed for several in seeds for seed in several}) == 12
+
+
+def test_results_are_read_back_as_written(course: Course, graded: dict[str, Result]) -> None:
+    stored = {r.student: r for r in read_results(course.reports(LAB) / "results")}
+    assert stored["eli-endless"] == graded["eli-endless"]
+    (course.root / "broken").mkdir()
+    (course.root / "broken" / "x.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"x\.json is not a result"):
+        read_results(course.root / "broken")
+
+
+def test_feedback_escapes_and_hides(course: Course, graded: dict[str, Result]) -> None:
+    pages = {path.parents[1].name: path.read_text() for path in feedback.write(course, LAB)}
+    assert set(pages) == set(EXPECTED)
+    for text in pages.values():
+        assert "Content-Security-Policy" in text
+        assert "<script" not in text
+        assert "BEGIN HIDDEN" not in text
+        assert "check.hidden" not in text
+    assert "Hint: which factor" in pages["hal-plain-wrong"]
+
+
+def test_a_hostile_name_or_message_stays_text(graded: dict[str, Result]) -> None:
+    from dataclasses import replace
+
+    evil = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    result = replace(graded["ben-half"], student="=cmd()", reason=evil, notes=(evil,))
+    page = feedback.render(result, None)
+    assert "<script>" not in page
+    assert "<img" not in page
+    assert "<script>" not in report.render(LAB, [result])
+    assert "\n'=cmd()," in export.as_csv([result])
+
+
+def test_export_and_report(course: Course, graded: dict[str, Result]) -> None:
+    csv_path, json_path = export.write(course, LAB)
+    assert "ben-half,lab03_lora,PARTIAL,17,32,4,7,6,0,0,0," in csv_path.read_text()
+    assert json_path.read_text().count('"student"') == len(EXPECTED)
+    text = report.write(course, LAB).read_text()
+    assert "8 submissions, 1 of them invalid" in text
+
+
+def test_formgraders_notebook_shows_the_verdicts(course: Course, graded: dict[str, Result]) -> None:
+    notebook = read_notebook(course.autograded(LAB, "eli-endless"))
+    outputs = {grade_id(cell): cell.get("outputs") for cell in notebook["cells"]}
+    assert "TIMEOUT" in outputs["check_lora_delta"][0]["text"]
+    assert outputs["check_diagnose"][0]["text"] == "OK: passed\n"
+
+
+def test_mistakes_get_a_sentence(course: Course, graded: dict[str, Result], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no submission of lab03_lora by zoe"):
+        list(autograde(course, LAB, students=["zoe"]))
+    with pytest.raises(ValueError, match="is not released"):
+        list(autograde(Course(root=tmp_path), LAB))
+    unsafe = course.root / "submitted" / "-rf" / LAB
+    unsafe.mkdir(parents=True)
+    with pytest.raises(ValueError, match="'-rf'"):
+        list(autograde(course, LAB))
+    unsafe.rmdir()
+
+
+@pytest.mark.slow
+def test_scores_equal_plain_nbgraders_on_honest_notebooks(
+    course: Course, graded: dict[str, Result], tmp_path: Path
+) -> None:
+    aside = Course(root=tmp_path)
+    for name in ("solutions", "labs"):
+        shutil.copytree(course.root / name, tmp_path / name)
+    shutil.copy(course.root / "nbgrader_config.py", tmp_path)
+    for student in HONEST:
+        target = aside.submitted(LAB, student).parent
+        shutil.copytree(course.submitted(LAB, student).parent, target)
+    plain_autograde(aside)
+    plain = {key: auto for key, (auto, _, _) in grades(aside).items()}
+    ours = {(s, c.cell): c.score for s in HONEST for c in graded[s].cells}
+    assert plain == ours
+
+
+def plain_autograde(course: Course) -> None:
+    """Run nbgrader's own commands in the course's folder."""
+    import os
+
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore"}
+    for command in ("generate_assignment", "autograde"):
+        arguments = [sys.executable, "-m", "nbgrader", command, LAB, "--force"]
+        done = subprocess.run(
+            arguments, cwd=course.root, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
