@@ -62,10 +62,11 @@ def load_folder(
     """
     folder = Path(folder)
     device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
     config = config_from_json(_read_json(folder / CONFIG), folder / CONFIG)
     tokenizer = Tokenizer.load(folder)
     state = {
-        name: tensor.to(device=device, dtype=choose_dtype(dtype, device))
+        name: tensor.to(device=device, dtype=dtype)
         for file in _weight_files(folder)
         for name, tensor in _read_tensors(file).items()
         if not name.endswith(_DERIVED)

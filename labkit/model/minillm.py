@@ -69,9 +69,10 @@ class MiniLLM(nn.Module):
         self._check(past + T, positions, padding_mask, document_ids, past)
         if positions is None:
             positions = default_positions(ids, past, padding_mask)
-        rope = rope_table(positions, self.config.head_width, self.config.rope_theta)
         mask = attention_mask(ids, past, padding_mask, document_ids)
         x = self.model.embed_tokens(ids)
+        cos, sin = rope_table(positions, self.config.head_width, self.config.rope_theta)
+        rope = (cos.to(x.dtype), sin.to(x.dtype))  # once for all layers
         for block in self.model.layers:
             x = block(x, rope, mask, cache)
         if cache is not None:
@@ -130,7 +131,7 @@ def attention_mask(
     if document_ids is not None:
         mask = mask & (document_ids[:, :, None] == document_ids[:, None, :])
     if padding_mask is not None:
-        # A padding token still sees itself: a softmax over nothing would be NaN.
+        # A padding token still sees itself: over nothing, softmax is 0 / 0.
         mask = (mask & padding_mask[:, None, :]) | (keys == queries)
     return mask[:, None]
 

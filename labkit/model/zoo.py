@@ -117,13 +117,15 @@ def _load_smollm2(
     """Dequantizes the GGUF file once into a bfloat16 folder in the cache; then reads that."""
     source = smollm2_gguf()
     folder = cache_dir() / f"{SMOLLM2}-{source.stat().st_size}"
-    with locked(folder.with_suffix(".lock")):
-        if not folder.is_dir():
-            _unpack_gguf(source, folder)
+    damaged = False
+    if folder.is_dir():
         try:
             return load_folder(folder, dtype=dtype, device=device)
         except (CorruptFileError, FileNotFoundError) as error:
+            damaged = True
             log.warning("unpacking %s again: %s", SMOLLM2, error)
+    with locked(folder.with_suffix(".lock")):
+        if damaged or not folder.is_dir():  # another process may have been quicker
             _unpack_gguf(source, folder)
     return load_folder(folder, dtype=dtype, device=device)
 

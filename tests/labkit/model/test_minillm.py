@@ -116,6 +116,16 @@ def test_left_padded_rows_decode_as_each_alone(model: minillm.MiniLLM, ids: Tens
         assert_near(logits, model(whole[None])[0, -1:])
 
 
+def test_padding_counts_for_nothing(ids: Tensor) -> None:
+    _, mask = _left_padded([ids[0, :2], ids[1, :5]])
+    cached = minillm.default_positions(ids[:2, :2], 3, mask)
+    assert cached.tolist() == [[0, 1], [3, 4]]
+    assert minillm.default_positions(ids[:2, :5], 0, mask)[0].tolist() == [0, 0, 0, 0, 1]
+    allowed = minillm.attention_mask(ids[:2, :5], 0, mask, None)
+    assert allowed is not None
+    assert allowed.any(-1).all(), "a softmax over nothing"
+
+
 @torch.no_grad()
 def test_packed_documents_equal_separate_runs(model: minillm.MiniLLM, ids: Tensor) -> None:
     lengths = (4, 1, 8)

@@ -1,4 +1,4 @@
-"""The GGUF file as transformers reads it: dequantizing, un-permuting and naming are its own there."""
+"""The GGUF file as transformers reads it, whose unpacking, row order and names are its own."""
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -48,6 +48,24 @@ def test_chatml_markup(tiny_tokenizer: Tokenizer) -> None:
     assert tiny_tokenizer.apply_chat(MESSAGES) == turns + "<|im_start|>assistant\n"
 
 
+def test_template_layout_is_stripped_as_transformers_does(
+    tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    tiny_tokenizer.chat_template = (
+        "{{ bos_token }}\n  {% for message in messages %}\n    {{ message['content'] | trim }}"
+        "{{ eos_token }}\n  {% endfor %}\n{% if not add_generation_prompt %}\nend{% endif %}\n"
+    )
+    tiny_tokenizer.save(tmp_path)
+    peer = AutoTokenizer.from_pretrained(tmp_path)
+    for prompted in (True, False):
+        ours = tiny_tokenizer.apply_chat(MESSAGES, add_generation_prompt=prompted)
+        assert ours == peer.apply_chat_template(
+            MESSAGES, tokenize=False, add_generation_prompt=prompted
+        )
+
+
 def test_special_tokens_are_whole_and_skipped_on_demand(tiny_tokenizer: Tokenizer) -> None:
     ids = tiny_tokenizer.encode("ab<|im_end|>")
     assert ids[-1] == tiny_tokenizer.eos_id

@@ -76,6 +76,19 @@ def test_damaged_cache_is_made_again_and_said(
     assert name in caplog.text
 
 
+def test_a_cache_that_cannot_be_written_is_still_read(
+    tiny_source: list[Path], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo.load("smollm2-135m")
+
+    def fail(path: Path) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(zoo, "locked", fail)
+    zoo.load("smollm2-135m")
+    assert len(tiny_source) == 1
+
+
 def test_interrupted_unpacking_leaves_nothing(
     tiny_source: list[Path], own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
