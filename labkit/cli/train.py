@@ -1,0 +1,179 @@
+"""`labkit train`: LoRA, QLoRA or full tuning on questions and answers."""
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit.cli import options
+from labkit.cli.steps import show_steps
+
+if TYPE_CHECKING:
+    from labkit.data.batch import Example
+    from labkit.model.tokenizer import Tokenizer
+    from labkit.model.zoo import Loaded
+    from labkit.training.config import TrainConfig
+    from labkit.tuning.lora import LoraConfig
+
+SUMMARY = "Tune a model on questions and answers, with LoRA, QLoRA or all weights."
+EXAMPLES = """\
+examples:
+  labkit train smollm2-135m --out adapters/pydoc --steps 60
+  labkit train smollm2-135m --method qlora --data alpaca.json --track --out adapters/alpaca
+  labkit train mini --method full --lr 1e-4 --out models/mini-pydoc
+"""
+DEFAULT_LR = {"lora": 1e-3, "qlora": 1e-3, "full": 1e-4}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    options.add_model(parser)
+    options.add_out(parser)
+    add = parser.add_argument
+    add("--method", choices=sorted(DEFAULT_LR), default="lora", help="default lora")
+    add("--data", default="pydoc", help="pydoc (default) or an Alpaca-style .json or .jsonl file")
+    add("--rank", type=int, default=8, help="of LoRA (default 8)")
+    add("--alpha", type=float, help="of LoRA (default 2 * rank)")
+    add("--dropout", type=float, default=0.0, help="of LoRA's input (default 0)")
+    add("--targets", default="all-linear", help="layers, by comma, or all-linear (default)")
+    add("--rslora", action="store_true", help="scale by alpha / sqrt(rank)")
+    add("--steps", type=int, default=60, help="default 60")
+    add("--lr", type=float, help="peak rate (default 1e-3; 1e-4 for full)")
+    add("--warmup", type=int, help="steps (default a tenth)")
+    add("--batch-size", type=int, default=2, help="packed rows a micro-batch (default 2)")
+    add("--accumulation", type=int, default=1, help="micro-batches a step (default 1)")
+    add("--length", type=int, default=256, help="tokens a packed row (default 256)")
+    add("--seed", type=int, default=0, help="default 0")
+    add("--log-every", type=int, default=10, help="steps between rows")
+    add("--track", action="store_true", help="log to MLflow (mlruns.db here)")
+    add("--run-name", help="in MLflow (default: the method and the model)")
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Tune, then write the adapter (or the whole model) at once."""
+    options.check_out(args)
+    config, lora_config = _train_config(args), _lora_config(args)
+    chats = _chats(args.data)
+    loaded = options.load_model(args, dtype=_weights_dtype(args))
+    examples = _examples(loaded.tokenizer, chats, min(args.length, loaded.config.max_length))
+    _prepare(loaded, args, lora_config)
+    _tune(loaded, examples, args, config, lora_config)
+
+
+def _tune(
+    loaded: "Loaded",
+    examples: "list[Example]",
+    args: argparse.Namespace,
+    config: "TrainConfig",
+    lora_config: "LoraConfig",
+) -> None:
+    from labkit.data.packing import packed_batches
+    from labkit.model import huggingface
+    from labkit.runtime.cache import atomic_path
+    from labkit.runtime.seeding import generator
+    from labkit.training.loop import train
+    from labkit.training.tracking import tracked
+    from labkit.tuning import adapter_files
+
+    batches = packed_batches(
+        examples,
+        length=min(args.length, loaded.config.max_length),
+        pad_id=loaded.tokenizer.pad_id,
+        batch_size=args.batch_size,
+        generator=generator(args.seed),
+    )
+    records = train(loaded.model, batches, config)
+    if args.track:
+        name = args.run_name or f"{args.method} {args.model}"
+        tuning = {} if args.method == "full" else asdict(lora_config)
+        params = {"model": args.model, "method": args.method, **asdict(config), **tuning}
+        records = tracked(records, run_name=name, params=params)
+    show_steps(records, total=args.steps, log_every=args.log_every, as_json=args.json)
+    with atomic_path(args.out) as folder:
+        if args.method == "full":
+            huggingface.save_folder(loaded.model, loaded.tokenizer, folder)
+        else:
+            adapter_files.save(loaded.model, folder, lora_config, args.model)
+    print(f"wrote {args.out}", file=sys.stderr)
+
+
+def _train_config(args: argparse.Namespace) -> "TrainConfig":
+    from labkit.runtime.device import choose_device, choose_dtype
+    from labkit.training.config import TrainConfig
+
+    # Full tuning keeps float32 weights, so that small steps are not rounded away, and lets autocast
+    # choose the products' format; under an adapter the frozen base has that format itself.
+    products = choose_dtype(args.dtype, choose_device(args.device))
+    autocast = args.method == "full" and str(products) == "torch.bfloat16"
+    return TrainConfig(
+        steps=args.steps,
+        lr=DEFAULT_LR[args.method] if args.lr is None else args.lr,
+        warmup_steps=args.steps // 10 if args.warmup is None else args.warmup,
+        accumulation=args.accumulation,
+        dtype="bfloat16" if autocast else "float32",
+        seed=args.seed,
+    )
+
+
+def _weights_dtype(args: argparse.Namespace) -> str:
+    return "float32" if args.method == "full" else str(args.dtype)
+
+
+def _lora_config(args: argparse.Namespace) -> "LoraConfig":
+    from labkit.tuning.lora import LoraConfig
+    from labkit.tuning.targets import ALL_LINEAR
+
+    targets = args.targets if args.targets == ALL_LINEAR else tuple(args.targets.split(","))
+    return LoraConfig(
+        rank=args.rank,
+        alpha=2.0 * args.rank if args.alpha is None else args.alpha,
+        dropout=args.dropout,
+        target_modules=targets,
+        use_rslora=args.rslora,
+    )
+
+
+def _prepare(loaded: "Loaded", args: argparse.Namespace, config: "LoraConfig") -> None:
+    """Put the method on the model."""
+    import torch
+
+    from labkit.runtime.seeding import generator
+    from labkit.tuning import lora, qlora
+
+    if args.method == "full":
+        loaded.model.requires_grad_(True)
+        return
+    source = generator(args.seed)
+    if args.method == "lora":
+        lora.apply(loaded.model, config, generator=source, dtype=torch.float32)
+    else:
+        packed = qlora.QloraConfig(lora=config)
+        qlora.apply(loaded.model, packed, generator=source, dtype=torch.float32)
+
+
+def _chats(data: str) -> list[list[dict[str, str]]]:
+    if data != "pydoc":
+        from labkit.data.files import load_alpaca
+
+        return load_alpaca(Path(data))
+    from labkit.data import pydoc_corpus, questions
+
+    train, _ = pydoc_corpus.split(pydoc_corpus.functions())
+    return questions.question_answers(train)
+
+
+def _examples(
+    tokenizer: "Tokenizer", chats: list[list[dict[str, str]]], length: int
+) -> "list[Example]":
+    """Encoded chats that fit into a row; how many do not is said."""
+    from labkit.data.chat import encode_chat
+
+    examples = [encode_chat(tokenizer, chat) for chat in chats]
+    fitting = [example for example in examples if len(example.ids) <= length]
+    if not fitting:
+        raise ValueError(f"none of {len(examples)} examples fits into --length {length} tokens")
+    if left_out := len(examples) - len(fitting):
+        print(f"{left_out} of {len(examples)} examples exceed {length} tokens", file=sys.stderr)
+    return fitting
