@@ -19,7 +19,8 @@ MESSAGE_CHARACTERS = 500
 RUN = (
     "import sys, papermill; "
     "papermill.execute_notebook(sys.argv[1], sys.argv[2], parameters={'SCALE': sys.argv[3]}, "
-    "cwd=sys.argv[4], progress_bar=False, log_output=False, kernel_name='python3')"
+    "cwd=sys.argv[4], progress_bar=False, log_output=False, kernel_name='python3', "
+    "language='python')"
 )
 
 

@@ -134,6 +134,7 @@ LAB = Lab(
     name="lab03_lora",
     teaches=("labkit.tuning",),
     forbids=("peft",),
+    files=("envelope.json",),
     checks=(
         _check(
             "lora_delta", 4, _delta_inputs,
