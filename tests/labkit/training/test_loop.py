@@ -167,14 +167,14 @@ SETTINGS = {
 
 
 class TestResume:
-    def run(self, folder, stop_after=None, resume=False):
+    def run(self, folder, stop_after=None, resume=False, seed=11):
         """A fresh process's view: new model, new generator, the same folder."""
         generator = torch.Generator().manual_seed(23)
         model = noisy_model()
         records = train(
             model,
             random_batches(generator),
-            TrainConfig(**SETTINGS),
+            TrainConfig(**(SETTINGS | {"seed": seed})),
             loss=noisy_loss(generator),
             checkpoint_dir=folder,
             resume=resume,
@@ -214,6 +214,8 @@ class TestResume:
         torch.manual_seed(2)
         _, second = self.run(tmp_path / "b")
         assert first == second
+        _, other = self.run(tmp_path / "c", seed=12)
+        assert other != first
 
     def test_other_settings_are_refused(self, tmp_path):
         self.run(tmp_path, stop_after=5)
