@@ -1,0 +1,106 @@
+"""A newcomer's walk: make start, again; a lecture, a lab and the formgrader in a real browser."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .jupyter_page import Page, chromium, jupyterlab
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).resolve().parents[2]
+WALK = ROOT / "reports" / "walk"
+LAB, LECTURE = "lab03_lora", "chapters/training/04_lora.ipynb"
+STEPS = ("Install the pinned set", "Prepare SmolLM2", "Execute chapters", "Grade a sample class")
+
+
+def make_start() -> str:
+    done = subprocess.run(
+        ["make", "start"],
+        cwd=ROOT,
+        env={**os.environ, "LAB": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def started() -> str:
+    return make_start()
+
+
+@pytest.fixture(scope="module")
+def address(started: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server on the course, and a copy of the lab where a learner may write."""
+    WALK.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "labs" / LAB / f"{LAB}.ipynb", WALK / f"{LAB}.ipynb")
+    with jupyterlab(ROOT, tmp_path_factory.mktemp("jupyter")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with chromium(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
+
+
+def solution(grade_id: str) -> str:
+    """The solved source of one exercise."""
+    notebook = json.loads((ROOT / "solutions" / LAB / f"{LAB}.ipynb").read_text(encoding="utf-8"))
+    cells = {c["metadata"].get("nbgrader", {}).get("grade_id"): c for c in notebook["cells"]}
+    return "".join(cells[grade_id]["source"])
+
+
+def test_start_does_every_step_and_a_second_run_none(started: str) -> None:
+    for step in STEPS:
+        assert re.search(rf"\[( ok |done)\] {step}", started), started
+    again = make_start()
+    assert all(f"[done] {step}" in again for step in STEPS), again
+    assert "[....]" not in again
+
+
+def test_a_lecture_shows_its_figures(page: Page, address: str) -> None:
+    page.open_notebook(address, LECTURE)
+    page.until("document.querySelectorAll('.jp-RenderedImage img').length > 0")
+    page.until("document.body.innerText.includes('LoRA and QLoRA')")
+    page.shoot(WALK / "lecture.png")
+
+
+def test_a_learner_meets_a_message_and_then_silence(page: Page, address: str) -> None:
+    page.open_notebook(address, f"reports/walk/{LAB}.ipynb")
+    assert page.run_cell("check = lab(") == ""
+    page.run_cell("def lora_delta(")
+    message = page.run_cell('check("lora_delta"')
+    page.shoot(WALK / "message.png")
+    assert "CheckFailed" in message
+    page.run_cell("def lora_delta(", solution("lora_delta"))
+    assert page.run_cell('check("lora_delta"') == ""
+    page.shoot(WALK / "silence.png")
+
+
+def test_nbgraders_validate_button_judges_the_notebook(page: Page, address: str) -> None:
+    page.open_notebook(address, f"reports/walk/{LAB}.ipynb")
+    page.until(
+        "[...document.querySelectorAll('.jp-ToolbarButtonComponent, jp-button, button')]"
+        ".some(b => b.innerText.trim() === 'Validate' && (b.click(), true))"
+    )
+    page.until("/failed|Success|passes/i.test(document.querySelector('.jp-Dialog')?.innerText)")
+    page.shoot(WALK / "validate.png")
+    assert "lora_linear" in page.until("document.querySelector('.jp-Dialog').innerText")
+
+
+def test_the_formgrader_shows_the_scores(page: Page, address: str) -> None:
+    results = json.loads((ROOT / "reports" / LAB / "results.json").read_text(encoding="utf-8"))
+    page.visit(f"{address}/formgrader/manage_submissions/{LAB}?token=walk")
+    for student in results:
+        page.until("document.body.innerText.includes(arguments[0])", student)
+    page.shoot(WALK / "formgrader.png")
