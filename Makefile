@@ -46,7 +46,7 @@ walk:  ## A person's walk through make start, a lecture and a lab in headless Ch
 	$(BIN)/python -m pytest -q -m browser
 
 labs:  ## Generate labs/ from solutions/
-	$(BIN)/grader release --all
+	$(BIN)/grader release
 
 lectures:  ## Execute the lectures at SCALE=cpu and store their outputs
 	$(BIN)/grader run --scale cpu --only chapters --store
@@ -54,6 +54,7 @@ lectures:  ## Execute the lectures at SCALE=cpu and store their outputs
 bench:  ## Measure the committed benchmarks on an idle machine
 	$(BIN)/python -m benchmarks.decode
 	$(BIN)/python -m benchmarks.lora_step
+	$(BIN)/python -m benchmarks.report
 
 lock:  ## Write constraints.txt from what .venv holds
 	$(BIN)/python scripts/lock.py

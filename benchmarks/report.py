@@ -1,0 +1,51 @@
+"""The README's table of measurements, made from the latest record of each setting.
+
+Write it into README.md: python -m benchmarks.report
+"""
+
+from pathlib import Path
+
+from benchmarks.peers import RESULTS
+from labkit.runtime.records import Record, load_records
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->"
+HEAD = (
+    "| what | setting | peer | ratio | ± | labkit | peer's | gate passed |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
+NAMES = {"decode": "greedy decoding", "lora_step": "LoRA training step"}
+
+
+def table(folder: Path = RESULTS) -> str:
+    """One row for each metric and setting, the newest record of each."""
+    latest: dict[tuple[str, str], Record] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for record in load_records(path):
+            latest[record.metric, _setting(record)] = record
+    return HEAD + "".join(_row(record) for record in latest.values())
+
+
+def _setting(record: Record) -> str:
+    batch = record.extra.get("batch_size") or "×".join(map(str, record.extra["batch"]))
+    return f"{record.extra['dtype'].removeprefix('torch.')}, batch {batch}"
+
+
+def _row(record: Record) -> str:
+    rates, unit = record.extra["rates"], record.extra["rate_unit"]
+    return (
+        f"| {NAMES[record.metric]} | {_setting(record)} | {record.extra['peer']} "
+        f"| {record.value:.2f} | {record.spread:.2f} | {rates['labkit']} {unit} "
+        f"| {rates['peer']} {unit} | {record.extra['gate']} |\n"
+    )
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(before + BEGIN + table() + END + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
