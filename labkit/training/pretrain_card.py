@@ -163,7 +163,7 @@ def _readme(card: Mapping[str, Any]) -> str:
     return f"""# {card["preset"]}
 
 A Llama-shaped language model that this course pretrains itself, for labs that must finish in
-seconds. It knows how Python documentation sounds, some invented people, and small sums; it is
+seconds. It knows how Python documentation sounds, and has met invented people and small sums; it is
 no assistant. Written by `{card["command"]}`, and the numbers below were measured by it;
 `card.json` holds them for programs.
 
