@@ -79,11 +79,10 @@ def test_timing_summaries_are_those_of_its_samples() -> None:
 
 def test_peak_memory_sees_what_is_freed_again() -> None:
     size = 200 * 1024**2
-    with timing.track_memory() as memory:
-        # Fresh pages from the kernel: the allocator could hand out what the process already holds.
-        with mmap.mmap(-1, size) as block:
-            block.write(b"1" * size)
-            time.sleep(0.05)
+    # Fresh pages from the kernel: the allocator could hand out what the process already holds.
+    with timing.track_memory() as memory, mmap.mmap(-1, size) as block:
+        block.write(b"1" * size)
+        time.sleep(0.05)
     assert memory.peak_bytes - memory.start_bytes > 0.8 * size
 
 
