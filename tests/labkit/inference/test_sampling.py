@@ -35,7 +35,7 @@ def logits_with_ties(gen: torch.Generator) -> torch.Tensor:
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("top_k", [None, 1, 7, 97, 500])
-@pytest.mark.parametrize("top_p", [None, 1e-6, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("top_p", [None, 1e-9, 1e-6, 0.5, 0.9, 1.0])
 def test_distribution_equals_transformers(gen, temperature, top_k, top_p):
     config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     logits = logits_with_ties(gen)
