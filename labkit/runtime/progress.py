@@ -30,4 +30,5 @@ def is_quiet() -> bool:
     """True when `CI` is set, or stderr is neither a terminal nor a Jupyter kernel's."""
     if os.environ.get("CI"):
         return True
-    return not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
+    return not (in_notebook or sys.stderr.isatty())

@@ -8,12 +8,13 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from labkit.runtime.errors import CorruptFileError
 from labkit.tuning import adapter_files, lora
+
+from .llama import tiny_llama
 
 RANK = 3
 OPTIONS = [
@@ -25,23 +26,6 @@ OPTIONS = [
     {"bias": "all", "dropout": 0.25},
     {"rank": 4, "alpha": 8, "use_rslora": True},
 ]
-
-
-def tiny_llama() -> transformers.LlamaForCausalLM:
-    """With biases in attention only, as the mlp's projections have none."""
-    config = transformers.LlamaConfig(
-        vocab_size=97,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=4,
-        attention_bias=True,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        return transformers.LlamaForCausalLM(config).eval()
 
 
 @pytest.fixture
@@ -77,7 +61,7 @@ def trained(model: nn.Module, gen: torch.Generator) -> nn.Module:
 
 def saved_by_us(folder: Path, gen: torch.Generator, **options: object) -> nn.Module:
     config = lora_config(**options)
-    model = trained(lora.apply(tiny_llama(), config), gen)
+    model = trained(lora.apply(tiny_llama(bias=True), config), gen)
     adapter_files.save(model, folder, config, "tiny")
     return model
 
@@ -85,12 +69,12 @@ def saved_by_us(folder: Path, gen: torch.Generator, **options: object) -> nn.Mod
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_peft_to_us_is_exact(options, tmp_path, ids, gen) -> None:
     config = lora_config(**options)
-    theirs = trained(peft.get_peft_model(tiny_llama(), peft_config(config)), gen)
+    theirs = trained(peft.get_peft_model(tiny_llama(bias=True), peft_config(config)), gen)
     theirs.save_pretrained(tmp_path)
-    ours = adapter_files.load(tiny_llama(), tmp_path)
+    ours = adapter_files.load(tiny_llama(bias=True), tmp_path)
     expected, got = theirs(ids).logits, ours(ids).logits
     assert (got - expected).abs().max() == 0.0
-    assert (got - tiny_llama()(ids).logits).abs().max() > 1e-2
+    assert (got - tiny_llama(bias=True)(ids).logits).abs().max() > 1e-2
     stored = load_file(tmp_path / "adapter_model.safetensors")
     parameters = {f"base_model.model.{name}": p for name, p in ours.named_parameters()}
     assert all(torch.equal(parameters[name], tensor) for name, tensor in stored.items())
@@ -99,19 +83,19 @@ def test_peft_to_us_is_exact(options, tmp_path, ids, gen) -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_us_to_peft_is_exact(options, tmp_path, ids, gen) -> None:
     ours = saved_by_us(tmp_path, gen, **options)
-    theirs = peft.PeftModel.from_pretrained(tiny_llama(), str(tmp_path)).eval()
+    theirs = peft.PeftModel.from_pretrained(tiny_llama(bias=True), str(tmp_path)).eval()
     assert (theirs(ids).logits - ours(ids).logits).abs().max() == 0.0
     config = theirs.peft_config["default"]
     assert config.use_rslora == options.get("use_rslora", False)
     assert config.lora_dropout == options.get("dropout", 0.0)
     assert config.base_model_name_or_path == "tiny"
-    again = adapter_files.load(tiny_llama(), tmp_path)
+    again = adapter_files.load(tiny_llama(bias=True), tmp_path)
     assert torch.equal(again(ids).logits, ours(ids).logits)
 
 
 def test_our_files_hold_what_pefts_hold(tmp_path, gen) -> None:
     saved_by_us(tmp_path / "ours", gen, bias="all")
-    theirs = peft.get_peft_model(tiny_llama(), peft_config(lora_config(bias="all")))
+    theirs = peft.get_peft_model(tiny_llama(bias=True), peft_config(lora_config(bias="all")))
     theirs.save_pretrained(tmp_path / "theirs")
     got, expected = (
         {
@@ -135,13 +119,13 @@ def test_our_files_hold_what_pefts_hold(tmp_path, gen) -> None:
 
 def test_odd_scaling_stays_within_one_rounding(tmp_path, ids, gen) -> None:
     ours = saved_by_us(tmp_path, gen, alpha=5.0)
-    theirs = peft.PeftModel.from_pretrained(tiny_llama(), str(tmp_path)).eval()
+    theirs = peft.PeftModel.from_pretrained(tiny_llama(bias=True), str(tmp_path)).eval()
     torch.testing.assert_close(theirs(ids).logits, ours(ids).logits, rtol=1e-5, atol=1e-6)
 
 
 def test_adapter_is_rounded_to_a_bfloat16_base(tmp_path, gen) -> None:
     ours = saved_by_us(tmp_path, gen)
-    low = adapter_files.load(tiny_llama().bfloat16(), tmp_path)
+    low = adapter_files.load(tiny_llama(bias=True).bfloat16(), tmp_path)
     for name, layer in lora.layers(low).items():
         assert layer.lora_A.weight.dtype == torch.bfloat16
         full = ours.get_submodule(name).lora_A.weight
@@ -217,7 +201,7 @@ def test_damaged_files_are_named_and_nothing_is_loaded(spoil, name, tmp_path, ge
 
 
 def assert_refused(folder: Path, kind: type[Exception], match: str) -> None:
-    model = tiny_llama()
+    model = tiny_llama(bias=True)
     before = {name: p.clone() for name, p in model.named_parameters()}
     with pytest.raises(kind, match=match):
         adapter_files.load(model, folder)
@@ -252,11 +236,11 @@ def test_tensors_that_do_not_fit_the_model_are_refused(change, tmp_path, gen) ->
 
 def test_save_wants_the_config_that_was_applied(tmp_path, gen) -> None:
     config = lora_config()
-    model = lora.apply(tiny_llama(), config)
+    model = lora.apply(tiny_llama(bias=True), config)
     with pytest.raises(ValueError, match=r"has rank 3 and scaling 4.0; the config says 3 and 2.0"):
         adapter_files.save(model, tmp_path / "a", dataclasses.replace(config, alpha=6.0))
     with pytest.raises(ValueError, match="no LoRA adapters"):
-        adapter_files.save(tiny_llama(), tmp_path / "a", config)
+        adapter_files.save(tiny_llama(bias=True), tmp_path / "a", config)
     assert not (tmp_path / "a").exists()
     adapter_files.save(model, tmp_path / "a", config)
     with pytest.raises(ValueError, match="has LoRA adapters already"):

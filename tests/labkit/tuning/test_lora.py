@@ -6,33 +6,14 @@ import itertools
 import peft
 import pytest
 import torch
-import transformers
 from torch import nn
 
 from labkit.model.minillm import MiniLLM
 from labkit.tuning import lora
 
+from .llama import tiny_llama
+
 RANK = 3
-
-
-def tiny_llama(*, bias: bool = False) -> transformers.LlamaForCausalLM:
-    config = transformers.LlamaConfig(
-        vocab_size=97,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=4,
-        attention_bias=bias,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        model = transformers.LlamaForCausalLM(config).eval()
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                nn.init.normal_(parameter, std=0.1)
-    return model
 
 
 def linear(dtype: torch.dtype = torch.float32) -> nn.Linear:

@@ -10,23 +10,10 @@ from torch import nn
 from labkit.quant import linear, nf4
 from labkit.tuning import lora, qlora
 
+from .llama import tiny_llama
+
 TARGETS = ("q_proj", "v_proj", "down_proj")
 CONFIG = qlora.QloraConfig(lora=lora.LoraConfig(rank=3, alpha=5.0, target_modules=TARGETS))
-
-
-def tiny_llama() -> transformers.LlamaForCausalLM:
-    config = transformers.LlamaConfig(
-        vocab_size=97,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=4,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        return transformers.LlamaForCausalLM(config).eval()
 
 
 def dequantized_twin() -> transformers.LlamaForCausalLM:
