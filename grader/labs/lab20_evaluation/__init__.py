@@ -1,0 +1,1 @@
+"""Checks of lab 20: measuring models."""
