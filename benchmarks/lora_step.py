@@ -31,7 +31,7 @@ def batches(vocab_size: int) -> Iterator[TokenBatch]:
     source = generator(0)
     while True:
         ids = torch.randint(vocab_size, (ROWS, LENGTH), generator=source)
-        yield TokenBatch(ids, ids)
+        yield TokenBatch(ids=ids, labels=ids)
 
 
 def stepper(model: nn.Module, vocab_size: int, losses: list[float]) -> Callable[[], None]:

@@ -103,10 +103,10 @@ def _run_one(
 
 
 def _environment(root: Path, jobs: int) -> dict[str, str]:
-    """One BLAS thread each when several run; the tools beside this Python on the path."""
+    """One BLAS thread each when several run; this Python's tools on the path; no progress bars."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     threads = {"OMP_NUM_THREADS": "1"} if jobs > 1 else {}
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(root), **threads}
+    return {**os.environ, "CI": "1", "PATH": path, "PYTHONPATH": str(root), **threads}
 
 
 def _wait(process: "subprocess.Popen[bytes]") -> int:
