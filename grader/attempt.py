@@ -7,7 +7,7 @@ import numpy as np
 
 from grader.box.boxes import Boxes
 from grader.box.session import BoxEnded, Session, Trouble
-from grader.checks.core import Arrays, Check, compare
+from grader.checks.core import Arrays, Check
 from grader.results import Status
 from grader.transplant import Transplanted
 
@@ -46,7 +46,7 @@ class Attempt:
     ) -> tuple[Status, str]:
         if answer["error"]:
             return self._failures.get(check.name, (Status.WRONG, answer["error"]))
-        verdict = compare(answer.get("outputs"), expected, check.tolerance, check.hint)
+        verdict = check.verdict(answer.get("outputs"), expected)
         return (Status.OK if verdict.ok else Status.WRONG), verdict.message
 
     def _ready(self) -> Session:

@@ -5,8 +5,8 @@
 process; the grader runs only `drive` beside the student's code and compares outside.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +20,7 @@ Drive = Callable[[Any, Arrays], Arrays]
 PUBLIC_SEED = 20_240_601
 HIDDEN_SEEDS = (7_919, 104_729, 1_299_709)
 EXACT = Tolerance()
+UNCHANGED = "left unchanged"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +42,8 @@ class Check:
         drive: Calls the implementation; lives in `drive.py`, imports only numpy and torch.
         reference: Imports labkit and returns an implementation that `drive` accepts.
         hint: One sentence naming the property to look at, never a value.
+        hints: Sentences for findings of their own: the first whose words are in the finding's key
+            is shown in place of `hint`.
         expect: Expected values; by default `drive(reference(), inputs)`.
         symbol: The name the student defines.
         seeds_hidden: How many fresh seeds the hidden cell stands for.
@@ -56,10 +59,19 @@ class Check:
     expect: Callable[[Arrays], Arrays] | None = None
     symbol: str = ""
     seeds_hidden: int = 3
+    hints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def implementation(self) -> str:
         return self.symbol or self.name
+
+    def hint_for(self, key: str) -> str:
+        """The hint for the finding called `key`."""
+        return next((text for words, text in self.hints.items() if words in key), self.hint)
+
+    def verdict(self, got: Any, expected: Arrays) -> "Verdict":
+        """Compare what an implementation returned with what it should have."""
+        return compare(got, expected, self.tolerance, self.hint_for)
 
     def expected(self, inputs: Arrays) -> Arrays:
         """What a right implementation returns for these inputs."""
@@ -117,15 +129,22 @@ def load_lab(name: str) -> Lab:
     return lab
 
 
-def compare(got: Any, expected: Arrays, tolerance: Tolerance, hint: str = "") -> Verdict:
-    """Compare what an implementation returned with what it should have, key by key."""
+def compare(
+    got: Any, expected: Arrays, tolerance: Tolerance, hint: str | Callable[[str], str] = ""
+) -> Verdict:
+    """Compare what an implementation returned with what it should have, key by key.
+
+    Keys are taken in the order of `expected`, but those ending in "left unchanged" first: an
+    argument that was changed explains why later values differ.
+    """
     if type(got) is not dict:
         return Verdict(ok=False, message=f"expected a dict of results, got {describe(got)}")
     if set(got) != set(expected):
         return Verdict(ok=False, message=f"expected results {sorted(expected)}, got {sorted(got)}")
-    for key, value in expected.items():
-        if clause := difference(got[key], value, tolerance):
-            tail = f" Hint: {hint}" if hint else ""
+    for key in sorted(expected, key=lambda key: not key.endswith(UNCHANGED)):
+        if clause := difference(got[key], expected[key], tolerance):
+            text = hint if isinstance(hint, str) else hint(key)
+            tail = f" Hint: {text}" if text else ""
             return Verdict(ok=False, message=f"{key}: {clause}.{tail}")
     return Verdict(ok=True)
 
@@ -138,7 +157,7 @@ def run_check(check: Check, impl: Any, seed: int) -> Verdict:
         got = check.drive(impl, check.inputs(np.random.default_rng(seed)))
     except Exception as error:
         return Verdict(ok=False, message=explain(check.implementation, error))
-    return compare(got, expected, check.tolerance, check.hint)
+    return check.verdict(got, expected)
 
 
 def verdicts(check: Check, impl: Any, seeds: tuple[int, ...]) -> Verdict:

@@ -25,13 +25,16 @@ class LabChecks:
 
     def __call__(self, name: str, impl: Any) -> None:
         """Check an implementation on the public seed; raises CheckFailed."""
+        __tracebackhide__ = True
         self._run(name, impl, (PUBLIC_SEED,))
 
     def hidden(self, name: str, impl: Any) -> None:
         """Check an implementation on other seeds; raises CheckFailed."""
+        __tracebackhide__ = True
         self._run(name, impl, HIDDEN_SEEDS[: self._lab.check(name).seeds_hidden])
 
     def _run(self, name: str, impl: Any, seeds: tuple[int, ...]) -> None:
+        __tracebackhide__ = True
         verdict = verdicts(self._lab.check(name), impl, seeds)
         if not verdict.ok:
             raise CheckFailed(f"{name}: {verdict.message}") from None

@@ -13,6 +13,7 @@ import numpy as np
 SCALARS = (bool, int, float, str, type(None))
 MAX_DEPTH = 8
 SHOWN_CHARACTERS = 80
+_UNTRUE, _TRUE = "this must hold, and it does not", "this must not hold, and it does"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +89,7 @@ def difference(got: object, expected: object, tolerance: Tolerance, depth: int =
         pair = np.asarray(got, dtype=np.float64), np.asarray(expected, dtype=np.float64)
         return _value_difference(*pair, tolerance)
     if type(expected) is bool:
-        return "" if got == expected else f"this should be {expected}, and it is {got}"
+        return "" if got == expected else _UNTRUE if expected else _TRUE
     if type(expected) in SCALARS:
         return "" if got == expected else f"{describe(got)} is not the right value"
     raise TypeError(f"a check cannot compare {describe(expected)}")
@@ -106,7 +107,7 @@ def _sequence_difference(got: Any, expected: Any, tolerance: Tolerance, depth: i
         return f"nested deeper than {MAX_DEPTH} levels"
     for index, (a, b) in enumerate(zip(got, expected, strict=True)):
         if clause := difference(a, b, tolerance, depth + 1):
-            return f"entry {index}: {clause}"
+            return f"entry {index} (counted from 0): {clause}"
     return ""
 
 

@@ -1,9 +1,13 @@
 """A check's life in one process, and what the notebook's line says."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from grader.checks.core import PUBLIC_SEED, Check, Lab, compare, load_lab, run_check
+from grader.checks.explain import ContractError, explain
 from grader.checks.learner import CheckFailed, LabChecks
 from grader.checks.values import Tolerance
 
@@ -27,6 +31,17 @@ def test_right_and_wrong() -> None:
     assert "Hint: twice, not squared." in wrong.message
 
 
+def test_each_finding_may_have_a_hint_of_its_own() -> None:
+    check = replace(DOUBLE, hints={"lonely": "no.", "y": "about y.", "": "too late."})
+    assert run_check(check, lambda x: x, PUBLIC_SEED).message.endswith("Hint: about y.")
+
+
+def test_a_changed_argument_is_named_before_the_values_it_spoils() -> None:
+    got = {"y": 1.0, "x left unchanged": False}
+    verdict = compare(got, {"y": 2.0, "x left unchanged": True}, Tolerance(), "look.")
+    assert verdict.message == ("x left unchanged: this must hold, and it does not. Hint: look.")
+
+
 def test_an_implementation_that_changes_its_input_is_compared_with_the_original() -> None:
     assert not run_check(DOUBLE, lambda x: x.fill(0) or x, PUBLIC_SEED).ok
 
@@ -36,7 +51,38 @@ def test_a_stub_is_told_apart_from_an_error() -> None:
         raise NotImplementedError
 
     assert "not written yet" in run_check(DOUBLE, stub, 1).message
-    assert "raised ZeroDivisionError" in run_check(DOUBLE, lambda x: 1 / 0, 1).message
+    message = run_check(DOUBLE, lambda x: 1 / 0, 1).message
+    assert "raised ZeroDivisionError" in message
+    assert "of test_core.py: `message = run_check(" in message
+
+
+def test_what_no_line_of_the_learners_raised_is_not_blamed_on_them() -> None:
+    check = replace(DOUBLE, drive=lambda impl, inputs: explain_me(impl), expect=lambda inputs: {})
+    assert run_check(check, lambda x: x, 1).message == "double: expected a list, got an array."
+    message = explain("double", AttributeError("'list' object has no attribute 'shape'"))
+    assert message.startswith("calling double, or using what it returned, failed with Attribute")
+
+
+def explain_me(impl: object) -> dict[str, Any]:
+    raise ContractError("double: expected a list, got an array")
+
+
+def test_the_line_of_a_notebook_cell_is_found_below_a_librarys_frames() -> None:
+    source = "import json\ndef double(x):\n    return json.loads('{')\n"
+    namespace: dict[str, Any] = {}
+    exec(compile(source, "/tmp/ipykernel_1/2.py", "exec"), namespace)
+    assert "at line 3 of the cell" in run_check(DOUBLE, namespace["double"], 1).message
+
+
+def test_a_notebook_shows_the_message_and_no_frame(capsys: pytest.CaptureFixture[str]) -> None:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell(history_manager=None)
+    shell.user_ns["check"] = LabChecks(LAB)
+    assert not shell.run_cell("check('double', lambda x: 3 * x)").success
+    shown = capsys.readouterr().out
+    assert shown.startswith("CheckFailed: double: y: 5 of 5")
+    assert "learner.py" not in shown
 
 
 def test_the_notebook_line_is_silent_or_raises_one_message() -> None:

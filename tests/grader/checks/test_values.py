@@ -48,10 +48,10 @@ class MyFloat(float):
         (None, 2.0, "got None"),
         ([1.0], (1.0,), "expected tuple"),
         ([1.0, 2.0], [1.0], "expected 1 entries, got 2"),
-        ([1.0, 2.5], [1.0, 2.0], "entry 1: the value differs"),
+        ([1.0, 2.5], [1.0, 2.0], "entry 1 (counted from 0): the value differs"),
         (math.nan, 1.0, "nan or infinite"),
         ("b", "a", "not the right value"),
-        (False, True, "this should be True, and it is False"),
+        (False, True, "this must hold, and it does not"),
     ],
 )
 def test_a_difference_is_named(got: object, expected: object, clause: str) -> None:
