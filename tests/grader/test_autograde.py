@@ -172,6 +172,30 @@ def test_formgraders_notebook_shows_the_verdicts(course: Course, graded: dict[st
     assert outputs["check_diagnose"][0]["text"] == "OK: passed\n"
 
 
+def test_formgrader_takes_every_submission_for_autograded(
+    course: Course, graded: dict[str, Result]
+) -> None:
+    """nbgrader's page shows a score only where the time in `submitted/` is the gradebook's."""
+    from nbgrader.apps.api import NbGraderAPI
+    from nbgrader.coursedir import CourseDirectory
+
+    settings = course.nbgrader_config()
+    api = NbGraderAPI(CourseDirectory(config=settings), config=settings)
+    scored = {name for name, result in graded.items() if result.status is not Status.INVALID}
+    assert api.get_autograded_students(LAB) == scored
+    for student in scored - {"ben-half"}:  # whom another test gives a manual score
+        assert api.get_submission(LAB, student)["score"] == graded[student].score
+
+
+def test_a_back_dated_time_stamp_is_replaced(course: Course, graded: dict[str, Result]) -> None:
+    student = next(iter(graded))
+    stamp = course.submitted(LAB, student).parent / "timestamp.txt"
+    stamp.write_text("1999-01-01 00:00:00 UTC")
+    (again,) = autograde(course, LAB, students=[student])
+    assert "1999" not in again.received
+    assert "1999" not in stamp.read_text()
+
+
 def test_mistakes_get_a_sentence(course: Course, graded: dict[str, Result], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no submission of lab03_lora by zoe"):
         list(autograde(course, LAB, students=["zoe"]))

@@ -35,6 +35,9 @@ def jupyterlab(root: Path, settings: Path) -> Iterator[str]:
         f"--LabApp.user_settings_dir={settings / 'user'}",
     ]
     environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(settings)}
+    quiet = settings / "user" / "@jupyterlab" / "apputils-extension"
+    quiet.mkdir(parents=True)
+    (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
     with (settings / "server.log").open("wb") as log:
         server = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
         try:
@@ -114,11 +117,20 @@ class Page:
             if (source !== null) cell.model.sharedModel.setSource(source);
             book.activeCellIndex = index;
             app.commands.execute('notebook:run-cell')
-                .then(() => done(JSON.stringify(cell.model.outputs.toJSON())));
+                .then(() => {{
+                    cell.node.scrollIntoView({{block: 'center'}});
+                    done(JSON.stringify(cell.model.outputs.toJSON()));
+                }});
         """
         answer = self.driver.execute_async_script(script, marker, new_source)
         assert answer.startswith("["), answer
         return "\n".join(_text(output) for output in json.loads(answer))
+
+    def scroll_to(self, selector: str) -> None:
+        """Bring the first element that matches a CSS selector into the middle."""
+        self.driver.execute_script(
+            "document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector
+        )
 
     def shoot(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
