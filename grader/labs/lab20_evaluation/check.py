@@ -1,6 +1,7 @@
 """The checks of lab 20: data, expectations, points and hints. Runs outside the sandbox only."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,30 @@ def _reference(name: str) -> Any:
     return IMPLEMENTATIONS[name]
 
 
+HINTS: dict[str, Mapping[str, str]] = {
+    "plan_windows": {
+        "raises ValueError": "which values of min_context can no plan fulfil?",
+        "number of windows": "how far may a window move on and still leave min_context tokens?",
+        "times each token": "score what no window before has scored; nothing predicts token 0.",
+    },
+    "perplexity_of": {
+        "bits": "bits are not nats, and bytes are not tokens.",
+        "reversed": "the order of the batches must not matter: sum first, divide once.",
+    },
+    "option_scores": {
+        "'bytes'": "count UTF-8 bytes, not characters, and not the leading space.",
+        "'tokens'": "divide by the choice's own tokens only.",
+        "'prior'": "score the same choice after the neutral prompt, too.",
+    },
+    "paired_interval": {
+        "own group": "with one item a group this is the plain paired bootstrap: check its tails.",
+    },
+    "plan_items": {
+        "items needed": "solve the inequality for n, and ask no fraction of an item.",
+    },
+}
+
+
 def _check(name: str, points: int, inputs: Any, hint: str, tolerance: Tolerance = FLOAT64) -> Check:
     return Check(
         name=name,
@@ -184,6 +209,7 @@ def _check(name: str, points: int, inputs: Any, hint: str, tolerance: Tolerance 
         drive=drive.DRIVES[name],
         reference=lambda: _reference(name),
         hint=hint,
+        hints=HINTS.get(name, {}),
         tolerance=tolerance,
     )
 
