@@ -25,7 +25,7 @@ def explain(symbol: str, error: BaseException) -> str:
     text = str(error)
     text = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
     if isinstance(error, ContractError):
-        return f"{text}."
+        return text if text.endswith(("?", ".")) else f"{text}."
     what = f"{type(error).__name__}: {text}"
     if where := _own_line(error):
         return f"{symbol} raised {what}, at {where}."

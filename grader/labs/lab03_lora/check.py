@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grader.checks.core import Arrays, Check, Lab
 from grader.checks.values import Tolerance
-from grader.labs.lab03_lora import drive
+from grader.labs.lab03_lora import drive, hints
 
 FLOAT32 = Tolerance(rtol=1e-4, atol=1e-6, reason="float32 rounding of sums of at most 60 products")
 ROUNDED = Tolerance(rtol=2e-2, atol=1e-6, reason="one rounding to the weight's dtype")
@@ -21,7 +21,7 @@ def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
 
 def _sizes(rng: np.random.Generator) -> tuple[int, int, int]:
     """Rank, input and output width, all different, so that no axis can stand in for another."""
-    return int(rng.integers(3, 6)), int(rng.integers(17, 24)), int(rng.integers(9, 15))
+    return int(rng.integers(3, 6)), int(rng.integers(17, 24)), int(rng.integers(9, 14))
 
 
 def _delta_inputs(rng: np.random.Generator) -> Arrays:
@@ -55,7 +55,7 @@ def _apply_inputs(rng: np.random.Generator) -> Arrays:
 
 
 def _merge_inputs(rng: np.random.Generator) -> Arrays:
-    """The bfloat16 weight nearly cancels the update: what is left is lost unless float32 adds them."""
+    """The bfloat16 weight nearly cancels the update: what is left float32 alone keeps."""
     R, I, O = _sizes(rng)  # noqa: E741
     A, B, scaling = _normal(rng, R, I), _normal(rng, O, R), float(rng.uniform(1.2, 3.4))
     return {
@@ -68,44 +68,61 @@ def _merge_inputs(rng: np.random.Generator) -> Arrays:
     }
 
 
-def _diagnose_case(rng: np.random.Generator, fault: int) -> Arrays:
-    """One layer at its start; `fault` 0 is healthy and is not part of what is handed over."""
+FAULTS = (
+    "healthy", "mirrored", "both zero", "both random", "leak", "weight trains", "bias trains",
+    "base trains", "scale",
+)  # fmt: skip
+TRAINS = {"weight trains": ["weight"], "bias trains": ["bias"], "base trains": ["weight", "bias"]}
+
+
+def _diagnose_case(rng: np.random.Generator, fault: str) -> Arrays:
+    """One layer at its start; the fault's name is not part of what is handed over."""
     R, I, O = _sizes(rng)  # noqa: E741
     alpha = float(rng.uniform(7, 29))
     wrong = (alpha, 1.0 / R, math.sqrt(R) / alpha, alpha / math.sqrt(R))
+    A_is_zero = fault in ("both zero", "mirrored")
+    B_is_random = fault in ("both random", "mirrored")
     return {
         "weight": _normal(rng, O, I),
         "bias": _normal(rng, O),
-        "lora_A": torch.zeros(R, I) if fault == 1 else _normal(rng, R, I),
-        "lora_B": _normal(rng, O, R) if fault == 2 else torch.zeros(O, R),
-        "base_trains": fault == 3,
+        "lora_A": torch.zeros(R, I) if A_is_zero else _normal(rng, R, I),
+        "lora_B": _normal(rng, O, R) if B_is_random else torch.zeros(O, R),
+        "trains": TRAINS.get(fault, []),
         "alpha": alpha,
-        "scale": float(rng.choice(wrong)) if fault == 4 else alpha / R,
+        "scale": float(rng.choice(wrong)) if fault == "scale" else alpha / R,
+        "leak": 0.5 if fault == "leak" else 0.0,
     }
 
 
 def _diagnose_inputs(rng: np.random.Generator) -> Arrays:
-    faults = [*range(5), *(int(fault) for fault in rng.integers(0, 5, size=4))]
+    faults = [*FAULTS, *(str(fault) for fault in rng.choice(FAULTS, size=3))]
     rng.shuffle(faults)
     return {"cases": [_diagnose_case(rng, fault) for fault in faults]}
 
 
 def _train_inputs(rng: np.random.Generator) -> Arrays:
-    """Micro-batches of different sizes with very different numbers of counted tokens."""
+    """Micro-batches of different sizes and numbers of counted tokens; of the last none counts.
+
+    Most tokens follow from the one before, and the head knows it: without the shift the loss is
+    another.
+    """
     V, D = 23, 11
     ids, labels = [], []
-    for rows, length, kept in ((1, 13, 0.2), (3, 9, 0.9), (2, 6, 0.5)):
-        tokens = torch.from_numpy(rng.integers(0, V, size=(rows, length)))
+    for rows, length, kept in ((1, 13, 0.2), (3, 9, 0.9), (2, 6, 0.5), (2, 5, 0.0)):
+        chain = rng.integers(0, V, size=(rows, 1)) + 7 * np.arange(length)
+        noise = rng.integers(0, V, size=(rows, length))
+        tokens = torch.from_numpy(np.where(rng.random((rows, length)) < 0.3, noise, chain) % V)
         mask = torch.from_numpy(rng.random((rows, length)) < kept)
-        mask[:, 1] = True
+        mask[:, 1] = kept > 0
         ids.append(tokens)
         labels.append(torch.where(mask, tokens, torch.full_like(tokens, -100)))
+    embedding = _normal(rng, V, D)
     return {
         "ids": ids,
         "labels": labels,
-        "embedding": _normal(rng, V, D),
-        "head": _normal(rng, V, D),
-        "lr": 0.5,
+        "embedding": embedding,
+        "head": 0.3 * embedding.roll(7, dims=0) + 0.3 * _normal(rng, V, D),
+        "lrs": [0.7, 0.4],
         "clip_norm": float(rng.uniform(0.1, 0.2)),
     }
 
@@ -127,6 +144,7 @@ def _check(name: str, points: int, inputs: Any, hint: str, **options: Any) -> Ch
         hint=hint,
         tolerance=options.get("tolerance", FLOAT32),
         symbol=options.get("symbol", ""),
+        hints=hints.HINTS[name],
     )
 
 
@@ -142,7 +160,7 @@ LAB = Lab(
         ),
         _check(
             "lora_linear", 7, _linear_inputs,
-            "one factor starts at zero, the other must not; only the two of them train.",
+            "compare with base(x) + s (x A^T) B^T, s = alpha / R, term by term.",
             symbol="LoraLinear",
         ),
         _check(
@@ -156,7 +174,7 @@ LAB = Lab(
         ),
         _check(
             "diagnose", 6, _diagnose_inputs,
-            "at the start B is zero, so a wrong scaling shows only once B is not; put it back.",
+            "judge the layer by each symptom in turn: base, output, factors, scaling.",
         ),
         _check(
             "train_step", 5, _train_inputs,

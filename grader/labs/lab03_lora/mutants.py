@@ -1,12 +1,14 @@
 """Wrong implementations of lab 03 that a check must tell from a right one."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from grader.labs.lab03_lora import mutant_layers as layers
 from grader.labs.lab03_lora import reference
 
 Step = Callable[..., float]
@@ -24,7 +26,9 @@ def _transposed(lora_A: Tensor, lora_B: Tensor, alpha: float, use_rslora: bool =
     return reference.lora_delta(lora_A, lora_B, alpha, use_rslora).T
 
 
-def _ignores_rslora(lora_A: Tensor, lora_B: Tensor, alpha: float, use_rslora: bool = False) -> Tensor:
+def _ignores_rslora(
+    lora_A: Tensor, lora_B: Tensor, alpha: float, use_rslora: bool = False
+) -> Tensor:
     return reference.lora_delta(lora_A, lora_B, alpha)
 
 
@@ -33,45 +37,16 @@ def _in_place(lora_A: Tensor, lora_B: Tensor, alpha: float, use_rslora: bool = F
     return lora_B.mul_(scale) @ lora_A
 
 
-class _BothZero(reference.LoraLinear):
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        nn.init.zeros_(self.lora_A)
-
-
-class _BothRandom(reference.LoraLinear):
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        nn.init.normal_(self.lora_B, generator=arguments[3])
-
-
-class _BaseTrains(reference.LoraLinear):
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.base.requires_grad_(True)
-
-
-class _NoScaling(reference.LoraLinear):
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.base(x) + (x @ self.lora_A.T) @ self.lora_B.T)
-
-
-class _GlobalSeed(reference.LoraLinear):
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-
-
-class _Detached(reference.LoraLinear):
-    def forward(self, x: Tensor) -> Tensor:
-        narrow = x @ self.lora_A.detach().T
-        return cast(Tensor, self.base(x) + self.scaling * narrow @ self.lora_B.T)
-
-
 def _wraps(
-    model: nn.Module, make_layer: Any, targets: Sequence[str], *, ends: bool, freeze: bool, count: bool
+    model: nn.Module,
+    make_layer: Any,
+    targets: Sequence[str],
+    *,
+    ends: bool,
+    freeze: bool,
+    count: bool,
 ) -> tuple[int, int]:
-    """Apply with one of three faults: names matched by substring, nothing frozen, frozen counted."""
+    """Apply with one of three faults: names matched by their end, none frozen, frozen counted."""
     if freeze:
         model.requires_grad_(False)
     names = [
@@ -96,6 +71,22 @@ def _silent_when_nothing_matches(
         return reference.apply_lora(model, make_layer, targets)
     except ValueError:
         return 0, 0
+
+
+def _refuses_with(error: Callable[[list[str]], Exception]) -> Callable[..., tuple[int, int]]:
+    """Make a right `apply_lora` but for the error it raises when nothing matches."""
+
+    def apply(model: nn.Module, make_layer: Any, targets: Sequence[str]) -> tuple[int, int]:
+        try:
+            return reference.apply_lora(model, make_layer, targets)
+        except ValueError:
+            raise error(list(targets)) from None
+
+    return apply
+
+
+def _misses_the_top(model: nn.Module, make_layer: Any, targets: Sequence[str]) -> tuple[int, int]:
+    return _wraps(model, make_layer, [f".{t}" for t in targets], ends=True, freeze=True, count=True)
 
 
 def _merge_in_dtype(weight: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
@@ -131,6 +122,39 @@ def _leaves_probe(layer: Any, alpha: float) -> str:
     return answer
 
 
+def _weight_only(layer: Any, alpha: float) -> str:
+    if layer.base.weight.requires_grad:
+        return "base_trains"
+    with torch.no_grad():
+        silenced = copy.deepcopy(layer)
+    silenced.base.bias.requires_grad_(False)
+    return reference.diagnose(silenced, alpha)
+
+
+def _reads_only_the_up_factor(layer: Any, alpha: float) -> str:
+    answer = reference.diagnose(layer, alpha)
+    if answer in ("base_trains", "dead", "wrong_scaling"):
+        return answer
+    return "not_identity" if layer.lora_B.any() else "healthy"
+
+
+def _zero_down_factor_is_dead(layer: Any, alpha: float) -> str:
+    answer = reference.diagnose(layer, alpha)
+    return "dead" if answer == "healthy" and not layer.lora_A.any() else answer
+
+
+def _freezes_the_base(layer: Any, alpha: float) -> str:
+    answer = reference.diagnose(layer, alpha)
+    layer.base.requires_grad_(False)
+    return answer
+
+
+def _leaves_gradients(layer: Any, alpha: float) -> str:
+    answer = reference.diagnose(layer, alpha)
+    layer(torch.ones(1, layer.lora_A.shape[1])).sum().backward()
+    return answer
+
+
 def _step(*, shift: int, by_batch: bool, clear: str, clip: bool) -> Step:
     """Make a training step with one of four faults."""
 
@@ -158,6 +182,55 @@ def _step(*, shift: int, by_batch: bool, clear: str, clip: bool) -> Step:
     return step
 
 
+def _counted(labels: Tensor) -> int:
+    return int((labels[:, 1:] != -100).sum())
+
+
+def _loss(model: nn.Module, ids: Tensor, labels: Tensor, reduction: str) -> Tensor:
+    logits, targets = model(ids)[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    return nn.functional.cross_entropy(logits, targets, reduction=reduction)
+
+
+def _clips_each_group(model: nn.Module, batches: Any, optimizer: Any, clip_norm: float) -> float:
+    optimizer.register_step_pre_hook(lambda *_: _clip_groups(optimizer, clip_norm))
+    return reference.train_step(model, batches, optimizer, math.inf)
+
+
+def _clip_groups(optimizer: Any, clip_norm: float) -> None:
+    for group in optimizer.param_groups:
+        nn.utils.clip_grad_norm_(group["params"], clip_norm)
+
+
+def _weighted_means(model: nn.Module, batches: Any, optimizer: Any, clip_norm: float) -> float:
+    optimizer.zero_grad()
+    tokens, total = sum(_counted(labels) for _, labels in batches), 0.0
+    for ids, labels in batches:
+        loss = _loss(model, ids, labels, "mean") * _counted(labels) / tokens
+        loss.backward()
+        total += loss.item()
+    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    optimizer.step()
+    return total
+
+
+def _one_backward(model: nn.Module, batches: Any, optimizer: Any, clip_norm: float) -> float:
+    optimizer.zero_grad()
+    losses = [_loss(model, ids, labels, "sum") for ids, labels in batches]
+    loss = torch.stack(losses).sum() / sum(_counted(labels) for _, labels in batches)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    optimizer.step()
+    return loss.item()
+
+
+def _pads_together(model: nn.Module, batches: Any, optimizer: Any, clip_norm: float) -> float:
+    longest = max(ids.shape[1] for ids, _ in batches)
+    pad = nn.functional.pad
+    ids = torch.cat([pad(i, (0, longest - i.shape[1])) for i, _ in batches])
+    labels = torch.cat([pad(t, (0, longest - t.shape[1]), value=-100) for _, t in batches])
+    return reference.train_step(model, [(ids, labels)], optimizer, clip_norm)
+
+
 MUTANTS: dict[str, dict[str, Any]] = {
     "lora_delta": {
         "divides by the rank, forgets alpha": _rank_only,
@@ -167,20 +240,38 @@ MUTANTS: dict[str, dict[str, Any]] = {
         "scales a factor in place": _in_place,
     },
     "lora_linear": {
-        "both factors zero": _BothZero,
-        "both factors random": _BothRandom,
-        "base trains": _BaseTrains,
-        "no scaling": _NoScaling,
-        "draws from the global generator": _GlobalSeed,
-        "lora_A gets no gradient": _Detached,
+        "both factors zero": layers.BothZero,
+        "both factors random": layers.BothRandom,
+        "base trains": layers.BaseTrains,
+        "no scaling": layers.NoScaling,
+        "draws from the global generator": layers.GlobalSeed,
+        "lora_A gets no gradient": layers.Detached,
+        "seeds the global generator": layers.SeedsGlobally,
+        "draws from a seed of its own": layers.HidesItsSeed,
+        "draws one number more than it needs": layers.OneNumberMore,
+        "takes lora_A from an nn.Linear": layers.FromLinear,
+        "starts the generator again": layers.SeedOfTheGenerator,
+        "multiplies x with the whole update": layers.UpdateOfX,
+        "adds the update to the weight": layers.UpdatedWeight,
+        "builds the update transposed": layers.TransposedUpdate,
+        "keeps the base under another name": layers.OtherName,
+        "copies the base": layers.CopiesBase,
+        "no gradient through the base": layers.BaseWithoutGradient,
+        "no gradient to x through the factors": layers.DetachedInput,
     },
     "apply_lora": {
-        "matches the end of a name": lambda m, k, t: _wraps(m, k, t, ends=True, freeze=True, count=True),
+        "matches the end of a name": lambda m, k, t: _wraps(
+            m, k, t, ends=True, freeze=True, count=True
+        ),
         "freezes nothing": lambda m, k, t: _wraps(m, k, t, ends=False, freeze=False, count=True),
         "total without the adapter": lambda m, k, t: _wraps(
             m, k, t, ends=False, freeze=True, count=False
         ),
         "silent when nothing matches": _silent_when_nothing_matches,
+        "an error without the names": _refuses_with(lambda t: ValueError("no match")),
+        "an error with the first name only": _refuses_with(lambda t: ValueError(t[0])),
+        "a KeyError with the names": _refuses_with(lambda t: KeyError(*t)),
+        "misses a layer at the top": _misses_the_top,
     },
     "merge_weight": {
         "adds in the weight's dtype": _merge_in_dtype,
@@ -192,6 +283,11 @@ MUTANTS: dict[str, dict[str, Any]] = {
         "never probes the scaling": _trusts_scaling,
         "takes a zero B for a dead adapter": _zero_is_dead,
         "leaves its probe behind": _leaves_probe,
+        "looks at the base's weight only": _weight_only,
+        "takes a zero B for the identity, and no other": _reads_only_the_up_factor,
+        "takes a zero A for a dead adapter": _zero_down_factor_is_dead,
+        "freezes the base it looks at": _freezes_the_base,
+        "leaves gradients behind": _leaves_gradients,
     },
     "train_step": {
         "no shift": _step(shift=0, by_batch=False, clear="once", clip=True),
@@ -199,5 +295,9 @@ MUTANTS: dict[str, dict[str, Any]] = {
         "zero_grad inside the loop": _step(shift=1, by_batch=False, clear="inside", clip=True),
         "stale gradients": _step(shift=1, by_batch=False, clear="never", clip=True),
         "never clips": _step(shift=1, by_batch=False, clear="once", clip=False),
+        "clips each group by its own norm": _clips_each_group,
+        "weighs means, of which one is nan": _weighted_means,
+        "one backward for all": _one_backward,
+        "pads all into one batch": _pads_together,
     },
 }

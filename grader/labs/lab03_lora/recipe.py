@@ -1,7 +1,8 @@
 """The run at the end of lab 03: what is trained on what, the same for learners and the envelope.
 
 `python -m grader.labs.lab03_lora.recipe` repeats it with labkit's own LoRA for several seeds and
-writes `solutions/lab03_lora/envelope.json`, the normal results that a learner's curve is drawn over.
+writes `solutions/lab03_lora/envelope.json`, the normal
+results that a learner's curve is drawn over.
 """
 
 import json
@@ -47,7 +48,8 @@ def micro_batches(recipe: Recipe, tokenizer: Any, seed: int) -> Iterator[MicroBa
     """Endless steps of questions about Python functions, loss on the answers only."""
     training, _ = split(functions())
     examples = [
-        encode_chat(tokenizer, chat).truncated(recipe.longest) for chat in question_answers(training)
+        encode_chat(tokenizer, chat).truncated(recipe.longest)
+        for chat in question_answers(training)
     ]
     examples = [example for example in examples if example.labels[-1] != -100]
     stream = batches(

@@ -56,7 +56,7 @@ def apply_lora(
 def merge_weight(weight: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
     """Add the update in float32, round once."""
     O, I = weight.shape  # noqa: E741
-    base = nn.Linear(I, O, bias=False)
+    base = nn.Linear(I, O, bias=False, device="meta")
     base.weight = nn.Parameter(weight)
     layer = lora.LoraLinear(base, lora.LoraConfig(rank=lora_A.shape[0]))
     layer.lora_A.weight, layer.lora_B.weight = nn.Parameter(lora_A), nn.Parameter(lora_B)
@@ -64,21 +64,23 @@ def merge_weight(weight: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float)
     return layer.merged_weight()
 
 
+@torch.no_grad()
 def diagnose(layer: Any, alpha: float) -> str:
     """Name what is wrong with a freshly made adapter layer."""
     A, B, base = layer.lora_A, layer.lora_B, layer.base
     if any(parameter.requires_grad for parameter in base.parameters()):
         return "base_trains"
-    if bool((B != 0).any()):
-        return "not_identity"
-    if not bool((A != 0).any()):
-        return "dead"
     x = torch.eye(A.shape[1])
-    with torch.no_grad():
-        B.fill_(1.0)
-        update = layer(x) - base(x)
-        expected = x @ lora_delta(A, B, alpha).T
-        B.zero_()
+    if not torch.allclose(layer(x), base(x), rtol=1e-3, atol=1e-4):
+        return "not_identity"
+    if not A.any() and not B.any():
+        return "dead"
+    kept = A.clone(), B.clone()
+    A.fill_(0.5)
+    B.fill_(1.0)
+    update, expected = layer(x) - base(x), lora_delta(A, B, alpha).T
+    A.copy_(kept[0])
+    B.copy_(kept[1])
     return "healthy" if torch.allclose(update, expected, rtol=1e-3, atol=1e-4) else "wrong_scaling"
 
 
@@ -90,12 +92,15 @@ def train_step(
 ) -> float:
     """One step over all micro-batches, normalised by the tokens counted in all of them."""
     optimizer.zero_grad()
-    losses = [cross_entropy(model(ids), labels) for ids, labels in micro_batches]
-    loss = torch.stack([loss for loss, _ in losses]).sum() / sum(int(n) for _, n in losses)
-    loss.backward()
+    counted = sum(int((labels[:, 1:] != -100).sum()) for _, labels in micro_batches)
+    total = 0.0
+    for ids, labels in micro_batches:
+        loss, _ = cross_entropy(model(ids), labels)
+        (loss / counted).backward()
+        total += loss.item() / counted
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
-    return float(loss.detach())
+    return total
 
 
 IMPLEMENTATIONS: dict[str, Any] = {
