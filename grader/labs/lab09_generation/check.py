@@ -8,7 +8,7 @@ from torch import Tensor
 
 from grader.checks.core import EXACT, Arrays, Check, Lab
 from grader.checks.values import Tolerance
-from grader.labs.lab09_generation import drive
+from grader.labs.lab09_generation import drive, hints
 
 FLOAT32 = Tolerance(rtol=1e-4, atol=1e-6, reason="float32 rounding of sums of at most 60 terms")
 FLOAT64 = Tolerance(rtol=1e-9, reason="float64 rounding")
@@ -217,6 +217,7 @@ def _check(name: str, points: int, inputs: Any, tolerance: Tolerance, hint: str)
         drive=drive.DRIVES[name],
         reference=lambda: _reference(name),
         hint=hint,
+        hints=hints.HINTS.get(name, {}),
         tolerance=tolerance,
     )
 
