@@ -2,7 +2,7 @@
 
 HINTS: dict[str, dict[str, str]] = {
     "next_token_distribution": {
-        "unchanged": "an operation that ends in _, or writes through a slice, changes its argument.",
+        "unchanged": "an operation that ends in _, or writes to a slice, changes its argument.",
         "together": "temperature, then top-k, then top-p; each works on what the one before left.",
         "temperature 0": "greedy needs no division; of equal logits the first wins.",
         "temperature alone": "divide the logits, then the softmax.",
