@@ -1,0 +1,1 @@
+"""Checks of lab 15: number formats, GPTQ and Wanda by hand."""
