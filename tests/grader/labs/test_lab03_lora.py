@@ -191,7 +191,8 @@ class Narrow(Layer):
 
 
 MISUSES: list[tuple[str, Any, str]] = [
-    ("lora_delta", lambda *a, **k: None, "lora_delta: expected a tensor, got nothing."),
+    ("lora_delta", lambda *a, **k: None, "delta: expected torch.Tensor of float32, shape ("),
+    ("merge_weight", lambda *a: None, "merge_weight: expected a tensor, got nothing."),
     ("lora_linear", LinearFactors, "lora_A: expected an nn.Parameter of shape (R, I) = ("),
     ("lora_linear", LinearFactors, "got an object of type Linear."),
     ("lora_linear", Transposed, "got Parameter of shape ("),
