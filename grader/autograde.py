@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from grader.box.boxes import Boxes
 from grader.box.tier import Tier
 from grader.checks.core import load_lab
-from grader.course import SAFE_NAME, Course
+from grader.course import Course, is_safe_name
 from grader.gradebook import ensure_assignment, opened, record, write_autograded
-from grader.grading import grade_submission, seed_key
+from grader.grading import grade_submission, refuse_folder, seed_key
 from grader.notebooks import read_notebook
 from grader.results import Result, write_result
 
@@ -38,7 +38,7 @@ def autograde(
     definition, release_path = load_lab(lab), course.release(lab)
     if not release_path.is_file():
         raise ValueError(f"{lab} is not released: run `grader release {lab}` first")
-    chosen = _chosen(course, lab, students)
+    chosen, unsafe = _chosen(course, lab, students)
     release = read_notebook(release_path)
     ensure_assignment(course, lab)
     key = seed_key(course)
@@ -48,6 +48,10 @@ def autograde(
         opened(course) as gradebook,
         ThreadPoolExecutor(max_workers=workers) as pool,
     ):
+        for name in unsafe:
+            refused = refuse_folder(boxes, course.submitted(lab, name).parent, name, release)
+            write_result(course.reports(lab) / "results" / f"{refused.student}.json", refused)
+            yield refused
         folders = [course.submitted(lab, student).parent for student in chosen]
         waiting = [
             pool.submit(grade_submission, boxes, folder, student, release, key)
@@ -62,17 +66,13 @@ def autograde(
             yield result
 
 
-def _chosen(course: Course, lab: str, students: list[str] | None) -> list[str]:
-    """The students to grade in a fixed order; folders with unsafe names are refused by name."""
+def _chosen(course: Course, lab: str, students: list[str] | None) -> tuple[list[str], list[str]]:
+    """The students to grade in a fixed order, and folders whose names cannot be a student's id."""
     present = course.students(lab)
-    unsafe = [name for name in present if not SAFE_NAME.fullmatch(name)]
-    if unsafe:
-        raise ValueError(
-            f"submitted/ has a folder that cannot be a student's id: {unsafe[0][:40]!r}"
-        )
     if not present:
         raise ValueError(f"nobody has submitted {lab}: there is no submitted/<student>/{lab}/")
-    unknown = sorted(set(students or ()) - set(present))
+    unknown = sorted(name for name in set(students or ()) if name not in present)
     if unknown:
         raise ValueError(f"no submission of {lab} by {', '.join(unknown)}")
-    return sorted(students) if students else present
+    chosen = sorted(students) if students else present
+    return [n for n in chosen if is_safe_name(n)], [n for n in chosen if not is_safe_name(n)]

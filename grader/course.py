@@ -11,9 +11,14 @@ from traitlets.config import Config
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
 
 
+def is_safe_name(name: str) -> bool:
+    """Whether a student's or lab's name may be a folder's name."""
+    return bool(SAFE_NAME.fullmatch(name)) and not name.endswith(".")
+
+
 def safe_name(name: str, what: str) -> str:
     """Return a student's or lab's name if it may be a folder's name; ValueError otherwise."""
-    if not SAFE_NAME.fullmatch(name) or name.endswith("."):
+    if not is_safe_name(name):
         raise ValueError(
             f"{what} {name[:40]!r} must be 1 to 100 letters, digits or _ . @ - and begin with "
             "a letter or digit"

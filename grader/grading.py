@@ -6,6 +6,7 @@ import os
 import platform
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -28,6 +29,7 @@ from grader.results import CellResult, Result, Status, summarise
 from grader.transplant import Transplanted, find_submission, transplant
 
 TIMESTAMP = "timestamp.txt"
+SHOWN_CHARACTERS = 40
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,23 +91,12 @@ def grade_submission(
     """Grade what lies in one student's folder; never raises for what the student handed in."""
     started, lab = time.monotonic(), boxes.lab
     cells = graded_cells(release, lab.checks)
-    result = partial(
-        Result,
-        student=student,
-        lab=lab.name,
-        max_score=sum(cell.points for cell in cells),
-        tier=str(boxes.tier),
-        received=_stamp_receipt(folder),
-        versions=versions(),
-    )
+    result = _result_of(boxes, folder, student, cells)
     try:
         path, found = find_submission(folder, lab.name, release)
         submission = transplant(release, read_notebook(path))
     except InvalidNotebookError as error:
-        nothing = result(
-            status=Status.INVALID, reason=str(error), score=0.0, sha256="", seconds=0.0
-        )
-        return nothing, None
+        return _invalid(result, str(error)), None
     graded = _grade_cells(boxes, submission, cells, key)
     status, reason = summarise(graded)
     if not submission.answered:
@@ -120,6 +111,40 @@ def grade_submission(
         notes=(*found, *submission.notes),
     )
     return scored, submission
+
+
+def refuse_folder(boxes: Boxes, folder: Path, name: str, release: Notebook) -> Result:
+    """The INVALID result of a folder in `submitted/` whose name cannot be a student's id.
+
+    It stands under a name made from the folder's, so that no file and no page is called after it.
+    """
+    student = f"unsafe-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
+    result = _result_of(boxes, folder, student, graded_cells(release, boxes.lab.checks))
+    shown = ascii(name if len(name) <= SHOWN_CHARACTERS else name[:SHOWN_CHARACTERS] + "…")
+    reason = (
+        f"submitted/ has a folder {shown}, which cannot be a student's id: rename it to 1 to 100 "
+        "letters, digits or _ . @ - that begin with a letter or digit"
+    )
+    return _invalid(result, reason)
+
+
+def _result_of(
+    boxes: Boxes, folder: Path, student: str, cells: list[GradedCell]
+) -> Callable[..., Result]:
+    """A result that lacks only how the submission did."""
+    return partial(
+        Result,
+        student=student,
+        lab=boxes.lab.name,
+        max_score=sum(cell.points for cell in cells),
+        tier=str(boxes.tier),
+        received=_stamp_receipt(folder),
+        versions=versions(),
+    )
+
+
+def _invalid(result: Callable[..., Result], reason: str) -> Result:
+    return result(status=Status.INVALID, reason=reason, score=0.0, sha256="", seconds=0.0)
 
 
 def _stamp_receipt(folder: Path) -> str:

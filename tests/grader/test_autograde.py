@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -201,11 +202,32 @@ def test_mistakes_get_a_sentence(course: Course, graded: dict[str, Result], tmp_
         list(autograde(course, LAB, students=["zoe"]))
     with pytest.raises(ValueError, match="is not released"):
         list(autograde(Course(root=tmp_path), LAB))
-    unsafe = course.root / "submitted" / "-rf" / LAB
-    unsafe.mkdir(parents=True)
-    with pytest.raises(ValueError, match="'-rf'"):
-        list(autograde(course, LAB))
-    unsafe.rmdir()
+
+
+@pytest.mark.parametrize("name", ["-rf", "a b\n<b>", "é" * 120, os.fsdecode(b"\xff\xfe")])
+def test_an_unsafe_folder_costs_only_its_own_student(
+    course: Course, graded: dict[str, Result], tmp_path: Path, name: str
+) -> None:
+    aside = Course(root=tmp_path)
+    for folder in ("solutions", "labs"):
+        shutil.copytree(course.root / folder, tmp_path / folder)
+    unsafe = aside.submitted(LAB, name).parent
+    shutil.copytree(course.submitted(LAB, "cem-untouched").parent, unsafe)
+    shutil.copytree(unsafe, aside.submitted(LAB, "cem-untouched").parent)
+    refused, graded_one = autograde(aside, LAB)
+    assert (graded_one.student, graded_one.status) == ("cem-untouched", Status.WRONG)
+    assert (refused.status, refused.score, refused.max_score) == (Status.INVALID, 0.0, 32.0)
+    assert "which cannot be a student's id: rename it" in refused.reason
+    assert refused.reason.isascii()
+    assert refused.reason.isprintable()
+    assert len(feedback.write(aside, LAB)) == 2
+    assert "1 of them invalid" in report.write(aside, LAB).read_text()
+    assert (autograde_of(aside, name).status, len(export.write(aside, LAB))) == (refused.status, 2)
+
+
+def autograde_of(course: Course, student: str) -> Result:
+    (result,) = autograde(course, LAB, students=[student])
+    return result
 
 
 @pytest.mark.slow
@@ -227,8 +249,6 @@ def test_scores_equal_plain_nbgraders_on_honest_notebooks(
 
 def plain_autograde(course: Course) -> None:
     """Run nbgrader's own commands in the course's folder."""
-    import os
-
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore"}
     for command in ("generate_assignment", "autograde"):
