@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from grader.checks.explain import ContractError
+
 Arrays = dict[str, Any]
 Quantizer = Callable[[Tensor], Tensor]
 
@@ -14,7 +16,7 @@ Quantizer = Callable[[Tensor], Tensor]
 def _parts(result: Any, names: Sequence[str]) -> dict[str, Any]:
     """The returned tuple by name; a sentence instead of an unpacking error."""
     if type(result) is not tuple or len(result) != len(names):
-        raise TypeError(f"return a tuple of {len(names)}: {', '.join(names)}")
+        raise ContractError(f"expected a tuple of {len(names)}: {', '.join(names)}")
     return dict(zip(names, result, strict=True))
 
 
@@ -100,6 +102,8 @@ def wanda_mask(impl: Callable[..., Tensor], inputs: Arrays) -> Arrays:
     weight, x = inputs["weight"].clone(), inputs["x"].clone()
     mask = impl(weight, x, n, m)
     tied = impl(torch.ones_like(weight), torch.ones_like(x), n, m)
+    if not isinstance(tied, Tensor) or tied.shape != weight.shape:
+        raise ContractError("expected a bool tensor of the weight's shape (O, I)")
     return {
         "arguments left unchanged": torch.equal(weight, inputs["weight"])
         and torch.equal(x, inputs["x"]),
