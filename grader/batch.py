@@ -129,7 +129,10 @@ def _last_lines(text: str) -> str:
 
 
 def store_outputs(executed: Path, original: Path) -> None:
-    """Put an executed notebook's outputs into its original, without papermill's traces."""
+    """Put an executed notebook's outputs into its original, without papermill's traces.
+
+    The cells are numbered anew: papermill's own cell took a number.
+    """
     import nbformat
 
     done = nbformat.read(executed, as_version=4)
@@ -137,10 +140,13 @@ def store_outputs(executed: Path, original: Path) -> None:
     cells = [
         cell for cell in done.cells if "injected-parameters" not in cell.metadata.get("tags", ())
     ]
-    for target, source in zip(notebook.cells, cells, strict=True):
-        if target.cell_type == "code":
-            target.outputs = source.outputs
-            target.execution_count = source.execution_count
+    pairs = zip(notebook.cells, cells, strict=True)
+    code = [(target, source) for target, source in pairs if target.cell_type == "code"]
+    for number, (target, source) in enumerate(code, start=1):
+        target.outputs, target.execution_count = source.outputs, number
+        for output in target.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = number
     nbformat.write(notebook, original)
 
 
