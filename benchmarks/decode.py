@@ -15,7 +15,7 @@ from labkit.runtime.timing import interleave
 
 NEW_TOKENS = 48
 PROMPT = "The documentation of Python's standard library says that"
-ROUNDS = 7
+ROUNDS = 5
 
 
 def compare(batch_size: int, dtype: torch.dtype) -> None:
