@@ -47,6 +47,7 @@ def write_ratio(
         value=round(float(ratios.median()), 3),
         unit="times the peer",
         spread=round(float(ratios.max() - ratios.min()) / 2, 3),
+        command=f"python -m benchmarks.{metric}",
         extra={**extra, "rates": rates, "rate_unit": unit, "rounds": len(ratios)},
     )
     append_record(RESULTS / f"{metric}.jsonl", record)
