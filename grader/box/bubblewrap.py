@@ -60,7 +60,10 @@ def command(
     if tier is Tier.RLIMITS:
         start = [*python, START.format(path=str(content))]
         return Command(arguments=start, environment=ENVIRONMENT, folder="/tmp")
-    options = [*_namespaces(drop), *_binds(content), *_masks(masked), *_scratch(limits)]
+    # The private /tmp comes first: an interpreter that lives below /tmp is bound into it.
+    options = [*_namespaces(drop), *_sized(limits, "/tmp"), *_binds(content), *_masks(masked)]
+    options += [*_sized(limits, "/dev/shm"), "--remount-ro", "/dev", "--remount-ro", "/"]
+    options += ["--chdir", "/tmp"]
     data = b"".join(option.encode() + b"\0" for option in options)
     uid = FIRST_UID + next(_counter) % UIDS if drop else 0
     bwrap = shutil.which("bwrap")
@@ -95,7 +98,7 @@ def _binds(content: Path) -> list[str]:
     options: list[str] = []
     interpreter = _interpreter()
     parents = {parent for folder in interpreter for parent in Path(folder).parents}
-    for parent in sorted(parents - {Path("/")}):
+    for parent in sorted(parents - {Path("/"), Path("/tmp")}):
         options += ["--perms", "0755", "--dir", str(parent)]
     for folder in (*SYSTEM, *interpreter):
         options += ["--ro-bind-try", folder, folder]
@@ -114,7 +117,7 @@ def _masks(packages: tuple[str, ...]) -> list[str]:
     return options
 
 
-def _scratch(limits: Limits) -> list[str]:
-    size = ["--size", str(limits.scratch_bytes), "--perms", "1777"]
-    options = [*size, "--tmpfs", "/tmp", *size, "--tmpfs", "/dev/shm"]
-    return [*options, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+def _sized(limits: Limits, folder: str) -> list[str]:
+    """A private writable file system of limited size."""
+    size = str(limits.scratch_bytes)
+    return ["--size", size, "--perms", "1777", "--tmpfs", folder]
