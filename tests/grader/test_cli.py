@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from grader.cli import main
+from grader.cli.main import main
 from grader.course import Course, safe_name
 from grader.notebooks import grade_id, read_notebook, write_notebook
 from grader.sample_class import samples

@@ -19,7 +19,7 @@ COMMANDS = [line for block in SHELL for line in block.splitlines() if line]
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(".venv/bin/")])
 def test_every_option_of_every_command_is_known(command: str) -> None:
     program, subcommand, *rest = shlex.split(command, comments=True)
-    module = {"labkit": "labkit.cli.main", "grader": "grader.cli"}[Path(program).name]
+    module = {"labkit": "labkit.cli.main", "grader": "grader.cli.main"}[Path(program).name]
     code = f"import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, subcommand, "--help"],

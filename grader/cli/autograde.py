@@ -1,0 +1,45 @@
+"""`grader autograde`."""
+
+import argparse
+import sys
+
+from grader.box.tier import Tier
+from grader.course import Course
+from grader.results import Result
+
+SUMMARY = "grade submissions in a sandbox"
+LINE = "{:<20} {:<12} {:>9} {:>8}  {}"
+WHY_CHARACTERS = 120
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("lab")
+    parser.add_argument("--student", action="append", help="only this one; may be repeated")
+    parser.add_argument("--tier", choices=list(Tier), default=Tier.BUBBLEWRAP)
+    parser.add_argument("--jobs", type=int, default=None, help="boxes at a time")
+
+
+def run(course: Course, arguments: argparse.Namespace) -> int:
+    from grader import report
+    from grader.autograde import autograde
+
+    tier = Tier(arguments.tier)
+    if tier is Tier.RLIMITS:
+        print(
+            "Tier rlimits: submissions run without isolation; the results say so.", file=sys.stderr
+        )
+    students = arguments.student or None
+    results = autograde(course, arguments.lab, students=students, tier=tier, jobs=arguments.jobs)
+    for index, result in enumerate(results):
+        if index == 0:
+            print(LINE.format("student", "status", "points", "time", "why"))
+        print(_line(result), flush=True)
+    print(f"Class report: {report.write(course, arguments.lab).relative_to(course.root)}")
+    return 0
+
+
+def _line(result: Result) -> str:
+    points = f"{result.score:g}/{result.max_score:g}"
+    why = result.reason or " ".join(result.notes)
+    why = why if len(why) <= WHY_CHARACTERS else why[: WHY_CHARACTERS - 1] + "…"
+    return LINE.format(result.student, result.status, points, f"{result.seconds:.1f} s", why)
