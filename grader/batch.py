@@ -1,5 +1,6 @@
 """Execute lectures and solved labs unattended with papermill, one process a notebook."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -114,12 +115,11 @@ def _wait(process: "subprocess.Popen[bytes]") -> int:
     peak = 0
     over = threading.Event()
     while process.poll() is None:
-        try:
+        # A process of the tree may end between being listed and being asked: skip that sample.
+        with contextlib.suppress(psutil.Error):
             tree = psutil.Process(process.pid)
             members = [tree, *tree.children(recursive=True)]
             peak = max(peak, sum(member.memory_info().rss for member in members))
-        except psutil.Error:
-            pass
         over.wait(SAMPLE_INTERVAL_S)
     return peak
 

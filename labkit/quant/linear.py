@@ -1,5 +1,6 @@
 """Linear layers whose weight is stored packed, frozen, and expanded for each product."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ class _FrozenProduct(torch.autograd.Function):
         return grad @ ctx.layer.dequantize().to(grad.dtype), None
 
 
-class FrozenLinear(nn.Module):
+class FrozenLinear(nn.Module, ABC):
     """y = x dequantize(W)^T + b. Gradients reach x and b; W takes none.
 
     Everything packed lies in uint8 buffers, scales too, so that `model.to(dtype)` cannot round it.
@@ -50,9 +51,9 @@ class FrozenLinear(nn.Module):
         out: Tensor = _FrozenProduct.apply(x, self)
         return out if self.bias is None else out + self.bias
 
+    @abstractmethod
     def dequantize(self) -> Float[Tensor, "O I"]:
         """The weight that the layer multiplies by."""
-        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:

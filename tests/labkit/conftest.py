@@ -1,5 +1,6 @@
-"""A small random chat model over bytes: every layer real, fast enough for any test."""
+"""A small random chat model over bytes, and any MiniLLM as transformers' Llama."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,40 @@ import tokenizers
 import torch
 from tokenizers import decoders, models
 from tokenizers.pre_tokenizers import ByteLevel
+from torch import nn
 
 from labkit.model import huggingface, minillm, zoo
 from labkit.model.config import ModelConfig
 from labkit.model.tokenizer import CHATML_TEMPLATE, Tokenizer
+
+
+@pytest.fixture
+def as_llama() -> Callable[[minillm.MiniLLM], nn.Module]:
+    """Put a MiniLLM's weights into transformers' Llama: the independent source of its numbers."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def as_llama(model: minillm.MiniLLM) -> nn.Module:
+        c = model.config
+        config = LlamaConfig(
+            vocab_size=c.vocab_size,
+            hidden_size=c.width,
+            intermediate_size=c.ffn_width,
+            num_hidden_layers=c.num_layers,
+            num_attention_heads=c.num_heads,
+            num_key_value_heads=c.num_kv_heads,
+            head_dim=c.head_width,
+            max_position_embeddings=c.max_length,
+            rms_norm_eps=c.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
+            tie_word_embeddings=c.tie_embeddings,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+        llama = LlamaForCausalLM(config).eval()
+        llama.load_state_dict(model.state_dict(), strict=True)
+        return llama
+
+    return as_llama
 
 
 @pytest.fixture(scope="session")

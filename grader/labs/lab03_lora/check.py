@@ -1,24 +1,20 @@
 """The checks of lab 03: data, expectations, points and hints. Runs outside the sandbox only."""
 
 import math
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from grader.checks.core import Arrays, Check, Lab
+from grader.checks.core import Arrays, Lab
+from grader.checks.exercise import every_kind, exercise, normal
 from grader.checks.values import Tolerance
-from grader.labs.lab03_lora import drive, hints
+from grader.labs.lab03_lora import hints
 
 # atol is for sums that nearly cancel: the rounding of their terms stays, whatever the sum is.
 FLOAT32 = Tolerance(rtol=1e-4, atol=1e-5, reason="float32 rounding of sums of terms up to 10")
 LARGE = Tolerance(rtol=1e-4, atol=1e-3, reason="float32 rounding of sums of terms up to 1000")
 ROUNDED = Tolerance(rtol=2e-2, atol=1e-4, reason="one rounding to the weight's dtype")
-
-
-def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
-    return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
 
 
 def _sizes(rng: np.random.Generator) -> tuple[int, int, int]:
@@ -28,21 +24,21 @@ def _sizes(rng: np.random.Generator) -> tuple[int, int, int]:
 
 def _delta_inputs(rng: np.random.Generator) -> Arrays:
     R, I, O = _sizes(rng)  # noqa: E741
-    A, B = _normal(rng, R, I), _normal(rng, O, R)
+    A, B = normal(rng, R, I), normal(rng, O, R)
     return {"lora_A": A, "lora_B": B, "alpha": float(rng.uniform(7, 29))}
 
 
 def _linear_inputs(rng: np.random.Generator) -> Arrays:
     R, I, O = _sizes(rng)  # noqa: E741
     return {
-        "weight": _normal(rng, O, I),
-        "bias": _normal(rng, O),
+        "weight": normal(rng, O, I),
+        "bias": normal(rng, O),
         "rank": R,
         "alpha": float(rng.uniform(7, 29)),
-        "lora_A": _normal(rng, R, I),
-        "lora_B": _normal(rng, O, R),
-        "x": _normal(rng, 2, 7, I),
-        "probe": _normal(rng, 2, 7, O),
+        "lora_A": normal(rng, R, I),
+        "lora_B": normal(rng, O, R),
+        "x": normal(rng, 2, 7, I),
+        "probe": normal(rng, 2, 7, O),
     }
 
 
@@ -59,14 +55,14 @@ def _apply_inputs(rng: np.random.Generator) -> Arrays:
 def _merge_inputs(rng: np.random.Generator) -> Arrays:
     """The bfloat16 weight nearly cancels the update: what is left float32 alone keeps."""
     R, I, O = _sizes(rng)  # noqa: E741
-    A, B, scaling = _normal(rng, R, I), _normal(rng, O, R), float(rng.uniform(1.2, 3.4))
+    A, B, scaling = normal(rng, R, I), normal(rng, O, R), float(rng.uniform(1.2, 3.4))
     return {
         "lora_A": A,
         "lora_B": B,
         "scaling": scaling,
-        "weight_float32": _normal(rng, O, I),
+        "weight_float32": normal(rng, O, I),
         "weight_bfloat16": (-scaling * (B @ A)).bfloat16(),
-        "merged": _normal(rng, O, I),
+        "merged": normal(rng, O, I),
     }
 
 
@@ -85,10 +81,10 @@ def _diagnose_case(rng: np.random.Generator, fault: str) -> Arrays:
     A_is_zero = fault in ("both zero", "mirrored")
     B_is_random = fault in ("both random", "mirrored")
     return {
-        "weight": _normal(rng, O, I),
-        "bias": _normal(rng, O),
-        "lora_A": torch.zeros(R, I) if A_is_zero else _normal(rng, R, I),
-        "lora_B": _normal(rng, O, R) if B_is_random else torch.zeros(O, R),
+        "weight": normal(rng, O, I),
+        "bias": normal(rng, O),
+        "lora_A": torch.zeros(R, I) if A_is_zero else normal(rng, R, I),
+        "lora_B": normal(rng, O, R) if B_is_random else torch.zeros(O, R),
         "trains": TRAINS.get(fault, []),
         "alpha": alpha,
         "scale": float(rng.choice(wrong)) if fault == "scale" else alpha / R,
@@ -97,8 +93,7 @@ def _diagnose_case(rng: np.random.Generator, fault: str) -> Arrays:
 
 
 def _diagnose_inputs(rng: np.random.Generator) -> Arrays:
-    faults = [*FAULTS, *(str(fault) for fault in rng.choice(FAULTS, size=3))]
-    rng.shuffle(faults)
+    faults = every_kind(rng, FAULTS, more=3)
     return {"cases": [_diagnose_case(rng, fault) for fault in faults]}
 
 
@@ -118,37 +113,18 @@ def _train_inputs(rng: np.random.Generator) -> Arrays:
         mask[:, 1] = kept > 0
         ids.append(tokens)
         labels.append(torch.where(mask, tokens, torch.full_like(tokens, -100)))
-    embedding = _normal(rng, V, D)
+    embedding = normal(rng, V, D)
     return {
         "ids": ids,
         "labels": labels,
         "embedding": embedding,
-        "head": 0.3 * embedding.roll(7, dims=0) + 0.3 * _normal(rng, V, D),
+        "head": 0.3 * embedding.roll(7, dims=0) + 0.3 * normal(rng, V, D),
         "lrs": [0.7, 0.4],
         "clip_norm": float(rng.uniform(0.1, 0.2)),
     }
 
 
-def _reference(name: str) -> Any:
-    """labkit's implementation, imported when it is needed and not before."""
-    from grader.labs.lab03_lora.reference import IMPLEMENTATIONS
-
-    return IMPLEMENTATIONS[name]
-
-
-def _check(name: str, points: int, inputs: Any, hint: str, **options: Any) -> Check:
-    return Check(
-        name=name,
-        points=points,
-        inputs=inputs,
-        drive=drive.DRIVES[name],
-        reference=lambda: _reference(name),
-        hint=hint,
-        tolerance=options.get("tolerance", FLOAT32),
-        symbol=options.get("symbol", ""),
-        hints=hints.HINTS[name],
-    )
-
+_check = partial(exercise, "lab03_lora", tolerance=FLOAT32, hints=hints.HINTS)
 
 LAB = Lab(
     name="lab03_lora",

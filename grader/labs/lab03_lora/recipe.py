@@ -1,11 +1,10 @@
 """The run at the end of lab 03: what is trained on what, the same for learners and the envelope.
 
 `python -m grader.labs.lab03_lora.recipe` repeats it with labkit's own LoRA for several seeds and
-writes `solutions/lab03_lora/envelope.json`, the normal
-results that a learner's curve is drawn over.
+writes `solutions/lab03_lora/envelope.json`, the normal results that a learner's curve is drawn
+over.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grader.labs import envelope
 from labkit.data.batch import batches
 from labkit.data.chat import encode_chat
 from labkit.data.pydoc_corpus import functions, split
 from labkit.data.questions import question_answers
 from labkit.model import zoo
-from labkit.runtime.records import current_commit, hardware
 from labkit.runtime.seeding import generator
 
 STEPS = 20
@@ -96,16 +95,13 @@ def main(path: Path) -> None:
     for seed in ENVELOPE_SEEDS:
         rows.append([round(loss, 4) for loss in normal_run(recipe, seed, STEPS)])
         sys.stderr.write(f"seed {seed}: {rows[-1][0]} -> {rows[-1][-1]}\n")
-    envelope = {
+    results = {
         "metric": "loss a predicted token",
         "unit": "nats",
         "runs": rows,
         "seeds": ENVELOPE_SEEDS,
-        "hardware": hardware(),
-        "commit": current_commit(),
-        "command": "python -m grader.labs.lab03_lora.recipe",
     }
-    path.write_text(json.dumps(envelope, indent=1) + "\n")
+    envelope.write(path, "lab03_lora", results)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,20 @@
 """The checks of lab 09: data, expectations, points and hints. Runs outside the sandbox only."""
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from grader.checks.core import EXACT, Arrays, Check, Lab
+from grader.checks.core import Arrays, Lab
+from grader.checks.exercise import every_kind, exercise, normal
 from grader.checks.values import Tolerance
-from grader.labs.lab09_generation import drive, hints
+from grader.labs.lab09_generation import hints
 
 FLOAT32 = Tolerance(rtol=1e-4, atol=1e-6, reason="float32 rounding of sums of at most 60 terms")
 FLOAT64 = Tolerance(rtol=1e-9, reason="float64 rounding")
 FAULTS = ("healthy", "heads", "mask", "positions", "forgets")
 STOPS = (("ab",), ("aab", "bba"), ("abab", "ba"), ("bb", "aabb"), ("baab",))
-
-
-def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
-    return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
 
 
 def _nucleus_sizes(probs: Tensor, p: float) -> Tensor:
@@ -56,10 +53,10 @@ def _all_three(rng: np.random.Generator, logits: Tensor) -> Arrays:
 
 def _distribution_inputs(rng: np.random.Generator) -> Arrays:
     V = int(rng.integers(37, 46))
-    logits = _normal(rng, 5, V) * 3
+    logits = normal(rng, 5, V) * 3
     hot = float(rng.uniform(1.3, 1.9))
     k, p = int(rng.integers(5, 9)), _clear_top_p(rng, logits.double().softmax(-1))
-    two_largest, rounded = _normal(rng, 3, V), (_normal(rng, 3, V) * 1.5).round()
+    two_largest, rounded = normal(rng, 3, V), (normal(rng, 3, V) * 1.5).round()
     for row in two_largest:
         row[torch.from_numpy(rng.choice(V, 2, replace=False))] = 9.0
     for row in rounded:  # three tokens share places k - 1 to k + 1
@@ -87,7 +84,7 @@ def _draw_case(name: str, probs: Tensor, u: list[float]) -> Arrays:
 
 def _draw_inputs(rng: np.random.Generator) -> Arrays:
     V = int(rng.integers(45, 59))
-    probs = _normal(rng, 7, V).mul(2).softmax(-1)
+    probs = normal(rng, 7, V).mul(2).softmax(-1)
     weights = probs * torch.from_numpy(rng.uniform(0.2, 3.0, (7, 1)).astype(np.float32))
     edges = torch.zeros(3, V)
     edges[:, 4:7] = torch.tensor([0.25, 0.25, 0.5])
@@ -112,9 +109,9 @@ def _attend_inputs(rng: np.random.Generator) -> Arrays:
     lengths = [int(rng.integers(4, 7)), 1, 3, 1]
     chunks = [
         {
-            "q": _normal(rng, B, H, T, K),
-            "k": _normal(rng, B, G, T, K),
-            "v": _normal(rng, B, G, T, K),
+            "q": normal(rng, B, H, T, K),
+            "k": normal(rng, B, G, T, K),
+            "v": normal(rng, B, G, T, K),
         }
         for T in lengths
     ]
@@ -155,18 +152,17 @@ def _decoder_case(rng: np.random.Generator, fault: str) -> Arrays:
         "num_heads": H,
         "num_kv_heads": G,
         "head_width": K,
-        "embedding": _normal(rng, V, D),
-        "q_proj": scale * _normal(rng, H * K, D),
-        "k_proj": scale * _normal(rng, G * K, D),
-        "v_proj": scale * _normal(rng, G * K, D),
-        "o_proj": _normal(rng, D, H * K) / 6,
-        "head": _normal(rng, V, D),
+        "embedding": normal(rng, V, D),
+        "q_proj": scale * normal(rng, H * K, D),
+        "k_proj": scale * normal(rng, G * K, D),
+        "v_proj": scale * normal(rng, G * K, D),
+        "o_proj": normal(rng, D, H * K) / 6,
+        "head": normal(rng, V, D),
     }
 
 
 def _diagnose_inputs(rng: np.random.Generator) -> Arrays:
-    faults = [*FAULTS, *(FAULTS[int(i)] for i in rng.integers(0, 5, size=4))]
-    rng.shuffle(faults)
+    faults = every_kind(rng, FAULTS, more=4)
     return {"cases": [_decoder_case(rng, fault) for fault in faults]}
 
 
@@ -202,25 +198,7 @@ def _predict_inputs(rng: np.random.Generator) -> Arrays:
     }
 
 
-def _reference(name: str) -> Any:
-    """labkit's implementation, imported when it is needed and not before."""
-    from grader.labs.lab09_generation.reference import IMPLEMENTATIONS
-
-    return IMPLEMENTATIONS[name]
-
-
-def _check(name: str, points: int, inputs: Any, tolerance: Tolerance, hint: str) -> Check:
-    return Check(
-        name=name,
-        points=points,
-        inputs=inputs,
-        drive=drive.DRIVES[name],
-        reference=lambda: _reference(name),
-        hint=hint,
-        hints=hints.HINTS.get(name, {}),
-        tolerance=tolerance,
-    )
-
+_check = partial(exercise, "lab09_generation", hints=hints.HINTS)
 
 LAB = Lab(
     name="lab09_generation",
@@ -229,28 +207,31 @@ LAB = Lab(
     files=("envelope.json",),
     checks=(
         _check(
-            "next_token_distribution", 7, _distribution_inputs, FLOAT32,
+            "next_token_distribution", 7, _distribution_inputs,
             "each step works on what the one before it left; which token crosses top_p?",
+            tolerance=FLOAT32,
         ),
         _check(
-            "draw", 5, _draw_inputs, EXACT,
+            "draw", 5, _draw_inputs,
             "the first token whose cumulative sum exceeds u, the sums in float64.",
         ),
         _check(
-            "attend", 7, _attend_inputs, FLOAT32,
+            "attend", 7, _attend_inputs,
             "query t of the chunk stands at position length + t; which keys come before it?",
+            tolerance=FLOAT32,
         ),
         _check(
-            "until_stop", 6, _stop_inputs, EXACT,
+            "until_stop", 6, _stop_inputs,
             "text is final unless its end may still grow into a stop string.",
         ),
         _check(
-            "diagnose", 6, _diagnose_inputs, EXACT,
+            "diagnose", 6, _diagnose_inputs,
             "chunk the same tokens in several ways, and see what an earlier token still changes.",
         ),
         _check(
-            "predict_decoding", 5, _predict_inputs, FLOAT64,
+            "predict_decoding", 5, _predict_inputs,
             "what is read once a step, and what once for each text of the batch?",
+            tolerance=FLOAT64,
         ),
     ),
 )  # fmt: skip

@@ -4,7 +4,6 @@
 `solutions/lab09_generation/envelope.json`, the normal results that a learner's curve is drawn over.
 """
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grader.labs import envelope
 from grader.labs.lab09_generation.drive import Cache, empty_cache
 from labkit.model import zoo
 from labkit.model.layers import apply_rope, rope_table
 from labkit.model.minillm import MiniLLM
-from labkit.runtime.records import current_commit, hardware
 from labkit.runtime.timing import interleave
 
 CONTEXTS = (64, 512, 1024, 2048)
@@ -104,18 +103,14 @@ def main(path: Path) -> None:
             runs.append([round(ratio, 3) for ratio in relative(step_ms(model, implementation))])
             names.append(name)
             sys.stderr.write(f"{name}: {runs[-1]}\n")
-    envelope = {
+    results = {
         "metric": f"time of a decoded token over that at {CONTEXTS[0]} tokens of context",
         "unit": "ratio",
         "contexts": CONTEXTS,
         "runs": runs,
         "implementations": names,
-        "hardware": hardware(),
-        "commit": current_commit(),
-        "command": "python -m grader.labs.lab09_generation.recipe",
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(envelope, indent=1) + "\n")
+    envelope.write(path, "lab09_generation", results)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ is drawn over.
 """
 
 import copy
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grader.labs import envelope
 from labkit.compression.calibration import calibration_windows
 from labkit.data import pydoc_corpus
 from labkit.model import zoo
-from labkit.runtime.records import current_commit, hardware
 from labkit.runtime.seeding import generator
 
 ENVELOPE_SEEDS = (1, 2, 3, 4, 5, 6)
@@ -90,17 +89,14 @@ def main(path: Path) -> None:
         found = curve(loaded.model, ids, rounded, recipe, recipe.bits)
         rows.append([float(f"{nats:.4g}") for nats in found])
         sys.stderr.write(f"seed {seed}: {rows[-1]}\n")
-    envelope = {
+    results = {
         "metric": "KL(original || quantized) a token",
         "unit": "nats",
         "bits": recipe.bits,
         "runs": rows,
         "seeds": ENVELOPE_SEEDS,
-        "hardware": hardware(),
-        "commit": current_commit(),
-        "command": "python -m grader.labs.lab15_quantization.recipe",
     }
-    path.write_text(json.dumps(envelope, indent=1) + "\n")
+    envelope.write(path, "lab15_quantization", results)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,21 @@
 """The checks of lab 20: data, expectations, points and hints. Runs outside the sandbox only."""
 
 import math
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from grader.checks.core import Arrays, Check, Lab
+from grader.checks.core import Arrays, Lab
+from grader.checks.exercise import every_kind, exercise, normal
 from grader.checks.values import Tolerance
-from grader.labs.lab20_evaluation import drive
 
 FLOAT32 = Tolerance(rtol=2e-4, atol=1e-5, reason="float32 rounding of a softmax")
 FLOAT64 = Tolerance(rtol=1e-7, atol=1e-10, reason="float64 rounding")
 NORMAL = Tolerance(rtol=1e-3, reason="quantiles of the normal distribution to three digits")
 WORDS = ("path", "naïve", "größe", "item", "λ-term", "set", "日本", "key", "size", "file")
-
-
-def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
-    return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
 
 
 def _window_inputs(rng: np.random.Generator) -> Arrays:
@@ -44,7 +39,7 @@ def _perplexity_inputs(rng: np.random.Generator) -> Arrays:
     logits, labels = [], []
     for rows, length, kept in ((1, 11, 0.25), (3, 9, 0.9), (2, 6, 0.0), (2, 7, 0.5)):
         scale = float(rng.uniform(0.5, 3.5))
-        logits.append(scale * _normal(rng, rows, length, V) + 200.0)
+        logits.append(scale * normal(rng, rows, length, V) + 200.0)
         tokens = torch.from_numpy(rng.integers(0, V, size=(rows, length)))
         mask = torch.from_numpy(rng.random((rows, length)) < kept)
         mask[:, 0] = True  # never counted: nothing predicts the first token
@@ -64,8 +59,8 @@ def _option_inputs(rng: np.random.Generator) -> Arrays:
             }
         )
     return {
-        "embedding": _normal(rng, V, D),
-        "head": _normal(rng, V, D),
+        "embedding": normal(rng, V, D),
+        "head": normal(rng, V, D),
         "neutral": rng.integers(0, V, size=2).tolist(),
         "items": items,
     }
@@ -151,8 +146,7 @@ def _scores(
 
 
 def _diagnose_inputs(rng: np.random.Generator) -> Arrays:
-    faults = [*range(5), *(int(fault) for fault in rng.integers(0, 5, size=4))]
-    rng.shuffle(faults)
+    faults = every_kind(rng, range(5), more=4)
     return {"reports": [_report(rng, fault) for fault in faults]}
 
 
@@ -170,14 +164,7 @@ def _plan_inputs(rng: np.random.Generator) -> Arrays:
     }
 
 
-def _reference(name: str) -> Any:
-    """labkit's implementation, imported when it is needed and not before."""
-    from grader.labs.lab20_evaluation.reference import IMPLEMENTATIONS
-
-    return IMPLEMENTATIONS[name]
-
-
-HINTS: dict[str, Mapping[str, str]] = {
+HINTS: dict[str, dict[str, str]] = {
     "plan_windows": {
         "raises ValueError": "which values of min_context can no plan fulfil?",
         "number of windows": "how far may a window move on and still leave min_context tokens?",
@@ -201,18 +188,7 @@ HINTS: dict[str, Mapping[str, str]] = {
 }
 
 
-def _check(name: str, points: int, inputs: Any, hint: str, tolerance: Tolerance = FLOAT64) -> Check:
-    return Check(
-        name=name,
-        points=points,
-        inputs=inputs,
-        drive=drive.DRIVES[name],
-        reference=lambda: _reference(name),
-        hint=hint,
-        hints=HINTS.get(name, {}),
-        tolerance=tolerance,
-    )
-
+_check = partial(exercise, "lab20_evaluation", tolerance=FLOAT64, hints=HINTS)
 
 LAB = Lab(
     name="lab20_evaluation",

@@ -5,7 +5,6 @@ other texts and writes `solutions/lab20_evaluation/envelope.json`, the normal re
 learner's curve is drawn over.
 """
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grader.labs import envelope
 from labkit.data.pydoc_corpus import as_text, functions, split
 from labkit.data.questions import Item, multiple_choice
 from labkit.model import zoo
-from labkit.runtime.records import current_commit, hardware
 
 WINDOW = 64
 CONTEXTS = (1, 16, 32, 48)
@@ -88,17 +87,14 @@ def main(path: Path) -> None:
         )
         rows.append([round(value, 4) for value in curve])
         sys.stderr.write(f"text {seed}: {rows[-1]}\n")
-    envelope = {
+    results = {
         "metric": "bits per byte, relative to the least context of one token",
         "unit": "ratio",
         "contexts": CONTEXTS,
         "runs": rows,
         "seeds": ENVELOPE_SEEDS,
-        "hardware": hardware(),
-        "commit": current_commit(),
-        "command": "python -m grader.labs.lab20_evaluation.recipe",
     }
-    path.write_text(json.dumps(envelope, indent=1) + "\n")
+    envelope.write(path, "lab20_evaluation", results)
 
 
 if __name__ == "__main__":

@@ -34,30 +34,11 @@ CONFIG = AffineConfig(bits=3, granularity="channel")
 
 
 @pytest.fixture(params=["minillm", "transformers"])
-def model(request: pytest.FixtureRequest, tiny_model: MiniLLM) -> nn.Module:
+def model(
+    request: pytest.FixtureRequest, tiny_model: MiniLLM, as_llama: Callable[[MiniLLM], nn.Module]
+) -> nn.Module:
     """The same random weights in both implementations."""
-    if request.param == "minillm":
-        return tiny_model
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = tiny_model.config
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.width,
-            intermediate_size=config.ffn_width,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_kv_heads,
-            head_dim=config.head_width,
-            max_position_embeddings=config.max_length,
-            rms_norm_eps=config.norm_eps,
-            rope_theta=config.rope_theta,
-            tie_word_embeddings=True,
-        )
-    )
-    llama.load_state_dict(tiny_model.state_dict())
-    return llama.eval()
+    return tiny_model if request.param == "minillm" else as_llama(tiny_model)
 
 
 @pytest.fixture

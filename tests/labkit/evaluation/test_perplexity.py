@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from labkit.evaluation.perplexity import perplexity, sliding_windows
 from labkit.model.minillm import MiniLLM
@@ -75,10 +75,14 @@ def test_bos_goes_before_every_window(
 
 @FORMS
 def test_equals_the_loss_of_transformers(
-    sharp_model: MiniLLM, ids: Tensor, window: int, stride: int
+    sharp_model: MiniLLM,
+    as_llama: Callable[[MiniLLM], nn.Module],
+    ids: Tensor,
+    window: int,
+    stride: int,
 ) -> None:
     """Labels of tokens already scored are -100, as transformers' documentation does it."""
-    llama = as_transformers(sharp_model)
+    llama = as_llama(sharp_model)
     total, count, scored = 0.0, 0, 0
     for begin in range(0, len(ids), stride):
         end = min(begin + window, len(ids))
@@ -94,26 +98,6 @@ def test_equals_the_loss_of_transformers(
         result = perplexity(model, ids, window=window, stride=stride)
         assert result.tokens == count
         assert result.perplexity == pytest.approx(math.exp(total / count), rel=1e-4)
-
-
-def as_transformers(model: MiniLLM) -> nn.Module:
-    c = model.config
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=c.vocab_size,
-            hidden_size=c.width,
-            intermediate_size=c.ffn_width,
-            num_hidden_layers=c.num_layers,
-            num_attention_heads=c.num_heads,
-            num_key_value_heads=c.num_kv_heads,
-            head_dim=c.head_width,
-            rms_norm_eps=c.norm_eps,
-            rope_theta=c.rope_theta,
-            tie_word_embeddings=True,
-        )
-    )
-    llama.load_state_dict(model.state_dict())
-    return llama.eval()
 
 
 @given(

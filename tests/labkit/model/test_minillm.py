@@ -2,11 +2,12 @@
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from labkit.model import minillm
 from labkit.model.cache import KVCache
@@ -40,28 +41,16 @@ def ids(gen: torch.Generator) -> Tensor:
 @pytest.mark.parametrize("tied", [True, False])
 @torch.no_grad()
 def test_logits_equal_transformers(
-    tiny_config: ModelConfig, ids: Tensor, gen: torch.Generator, tied: bool
+    tiny_config: ModelConfig,
+    as_llama: Callable[[minillm.MiniLLM], nn.Module],
+    ids: Tensor,
+    gen: torch.Generator,
+    tied: bool,
 ) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     model = minillm.MiniLLM(replace(tiny_config, tie_embeddings=tied, norm_eps=0.02))
     for parameter in model.parameters():
         parameter.normal_(0.3, 0.3, generator=gen)
-    peer = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=97,
-            hidden_size=24,
-            num_hidden_layers=3,
-            num_attention_heads=6,
-            num_key_value_heads=2,
-            head_dim=4,
-            intermediate_size=40,
-            rms_norm_eps=0.02,
-            tie_word_embeddings=tied,
-        )
-    ).eval()
-    peer.load_state_dict(model.state_dict(), strict=True)
-    assert_near(model(ids), peer(ids).logits)
+    assert_near(model(ids), as_llama(model)(ids).logits)
 
 
 @pytest.mark.parametrize("steps", [(13,), (7, 3, 1, 1, 1), (1,) * 13, (4, 9)])

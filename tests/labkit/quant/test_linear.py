@@ -30,6 +30,11 @@ def nf4_linear(layer: nn.Linear, *, double_quant: bool = True) -> linear.Codeboo
     return linear.CodebookLinear(quantized, layer.bias)
 
 
+def test_only_a_layer_that_can_expand_its_weight_is_made() -> None:
+    with pytest.raises(TypeError, match=r"abstract.*dequantize"):
+        linear.FrozenLinear((ROWS, COLUMNS), torch.float32, None)
+
+
 @pytest.mark.parametrize("config", AFFINE, ids=str)
 def test_forward_equals_fake_quantization(config, gen) -> None:
     layer = dense()

@@ -1,8 +1,11 @@
 """Contradictions are refused with the values met."""
 
 import pytest
+import torch
 
+from labkit.data.batch import TokenBatch
 from labkit.training.config import TrainConfig
+from labkit.training.loop import train
 
 
 @pytest.mark.parametrize(
@@ -30,5 +33,18 @@ def test_refuses(change, message):
         TrainConfig(**({"steps": 10, "lr": 1e-3} | change))
 
 
-def test_accepts_the_edges():
-    TrainConfig(steps=1, lr=1e-9, warmup_steps=1, min_lr_ratio=1.0, clip_norm=None)
+@pytest.mark.parametrize(
+    ("change", "rates"),
+    [
+        ({"steps": 1}, [1e-3]),
+        ({"warmup_steps": 4}, [0.0, 2.5e-4, 5e-4, 7.5e-4]),
+        ({"min_lr_ratio": 1.0}, [1e-3] * 4),
+        ({"min_lr_ratio": 0.0, "steps": 2}, [1e-3, 5e-4]),
+    ],
+)
+def test_accepts_the_edges_and_trains_by_them(tiny_model, gen, change, rates):
+    config = TrainConfig(**({"steps": 4, "lr": 1e-3, "clip_norm": None} | change))
+    ids = torch.randint(97, (1, 5), generator=gen)
+    batches = [TokenBatch(ids=ids, labels=ids)] * config.steps
+    records = list(train(tiny_model, batches, config))
+    assert [record.lr for record in records] == pytest.approx(rates)

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
+from transformers import get_cosine_schedule_with_warmup
 
 from labkit.data.batch import IGNORE_INDEX, TokenBatch
 from labkit.model import minillm
@@ -272,31 +272,9 @@ class TestMixedPrecision:
 
 
 @pytest.fixture
-def llama(tiny_config):
-    c = tiny_config
-    config = LlamaConfig(
-        vocab_size=c.vocab_size,
-        hidden_size=c.width,
-        num_hidden_layers=c.num_layers,
-        num_attention_heads=c.num_heads,
-        num_key_value_heads=c.num_kv_heads,
-        head_dim=c.head_width,
-        intermediate_size=c.ffn_width,
-        max_position_embeddings=c.max_length,
-        rms_norm_eps=c.norm_eps,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
-    )
-    return LlamaForCausalLM(config)
-
-
-@pytest.fixture
-def twins(tiny_model, llama):
+def twins(tiny_model, as_llama):
     """The same weights in MiniLLM and in transformers' Llama."""
-    llama.load_state_dict(tiny_model.state_dict())
-    return tiny_model, llama
+    return tiny_model, as_llama(tiny_model)
 
 
 class TestTransformersModel:

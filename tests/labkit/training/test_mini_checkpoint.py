@@ -17,9 +17,6 @@ from labkit.training import pretrain, pretrain_card, pretrain_data
 from labkit.training.pretrain_rows import packed
 
 FOLDER = Path(__file__).parents[3] / "datasets" / "mini"
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / "card.json").exists(), reason="`labkit pretrain --preset mini` has not been run"
-)
 
 
 @pytest.fixture(scope="module")
