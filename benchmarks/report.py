@@ -14,7 +14,12 @@ HEAD = (
     "| what | setting | peer | ratio | ± | labkit | peer's | gate passed |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
-NAMES = {"decode": "greedy decoding", "lora_step": "LoRA training step"}
+NAMES = {
+    "decode": "greedy decoding",
+    "grading": "grading a class",
+    "lora_step": "LoRA training step",
+}
+MEMORY = "grading_memory"
 
 
 def table(folder: Path = RESULTS) -> str:
@@ -23,10 +28,21 @@ def table(folder: Path = RESULTS) -> str:
     for path in sorted(folder.glob("*.jsonl")):
         for record in load_records(path):
             latest[record.metric, _setting(record)] = record
-    return HEAD + "".join(_row(record) for record in latest.values())
+    rows = [_row(record) for record in latest.values() if record.metric in NAMES]
+    memory = [_memory(record) for record in latest.values() if record.metric == MEMORY]
+    return HEAD + "".join([*rows, *memory])
+
+
+def _memory(record: Record) -> str:
+    return (
+        f"\nA class of {record.extra['setting']} took {record.extra['seconds']:.0f} s; the grading "
+        f"process itself held {record.value:.0f} MiB at most.\n"
+    )
 
 
 def _setting(record: Record) -> str:
+    if "setting" in record.extra:
+        return str(record.extra["setting"])
     batch = record.extra.get("batch_size") or "×".join(map(str, record.extra["batch"]))
     return f"{record.extra['dtype'].removeprefix('torch.')}, batch {batch}"
 

@@ -56,6 +56,12 @@ class Course:
     def reports(self, lab: str) -> Path:
         return self.root / "reports" / lab
 
+    def result(self, lab: str, student: str) -> Path:
+        return self.reports(lab) / "results" / f"{student}.json"
+
+    def cache(self, lab: str) -> Path:
+        return self.reports(lab) / "cache"
+
     def feedback(self, lab: str, student: str) -> Path:
         return self.root / "feedback" / student / lab / f"{lab}.html"
 

@@ -1,5 +1,6 @@
-"""Grade one submission: its cells run in a box, its answers are compared out here."""
+"""Grade one submission: find and rebuild it, have its answers graded, sum up."""
 
+import ast
 import hashlib
 import hmac
 import os
@@ -13,18 +14,20 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from grader.attempt import Attempt
-from grader.box.boxes import Boxes
-from grader.checks.core import PUBLIC_SEED, Check
+from grader.box.tier import Limits, Tier
+from grader.cache import Cache, environment
+from grader.checks.core import PUBLIC_SEED, Check, Lab
 from grader.course import Course
 from grader.notebooks import (
     InvalidNotebookError,
     Notebook,
     grade_id,
     is_grade,
+    is_solution,
     nbgrader,
     read_notebook,
 )
+from grader.questions import Job, Question
 from grader.results import CellResult, Result, Status, summarise
 from grader.transplant import Transplanted, find_submission, transplant
 
@@ -85,66 +88,130 @@ def versions() -> tuple[tuple[str, str], ...]:
     return (("python", platform.python_version()), *((name, version(name)) for name in names))
 
 
-def grade_submission(
-    boxes: Boxes, folder: Path, student: str, release: Notebook, key: bytes
-) -> tuple[Result, Transplanted | None]:
-    """Grade what lies in one student's folder; never raises for what the student handed in."""
-    started, lab = time.monotonic(), boxes.lab
-    cells = graded_cells(release, lab.checks)
-    result = _result_of(boxes, folder, student, cells)
-    try:
-        path, found = find_submission(folder, lab.name, release)
-        submission = transplant(release, read_notebook(path))
-    except InvalidNotebookError as error:
-        return _invalid(result, str(error)), None
-    graded = _grade_cells(boxes, submission, cells, key)
-    status, reason = summarise(graded)
-    if not submission.answered:
-        reason = "nothing was answered"
-    scored = result(
-        status=status,
-        reason=reason,
-        score=sum(cell.score for cell in graded),
-        sha256=submission.sha256,
-        seconds=round(time.monotonic() - started, 2),
-        cells=tuple(graded),
-        notes=(*found, *submission.notes),
-    )
-    return scored, submission
+class Grading:
+    """Grades submissions of one lab, in many threads at a time."""
 
+    def __init__(
+        self,
+        course: Course,
+        lab: Lab,
+        tier: Tier,
+        answer: Callable[[Job], tuple[CellResult, ...]],
+        *,
+        fresh: bool = False,
+    ) -> None:
+        """Read the release and find out what results depend on.
 
-def refuse_folder(boxes: Boxes, folder: Path, name: str, release: Notebook) -> Result:
-    """The INVALID result of a folder in `submitted/` whose name cannot be a student's id.
+        Args:
+            course: The course.
+            lab: The lab's definition.
+            tier: What holds the submissions; recorded.
+            answer: Grades one submission's answers, here or on another machine.
+            fresh: Grade again what was graded before.
+        """
+        self._course, self._lab, self._tier, self._answer = course, lab, tier, answer
+        self._fresh = fresh
+        self._release = read_notebook(course.release(lab.name))
+        self._cells = graded_cells(self._release, lab.checks)
+        self._key = seed_key(course)
+        self._versions = versions()
+        facts = (tier, Limits.of(lab), self._versions, self._key)
+        path = course.release(lab.name)
+        self._cache = Cache(course.cache(lab.name), environment(lab.name, path, *facts))
 
-    It stands under a name made from the folder's, so that no file and no page is called after it.
-    """
-    student = f"unsafe-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
-    result = _result_of(boxes, folder, student, graded_cells(release, boxes.lab.checks))
-    shown = ascii(name if len(name) <= SHOWN_CHARACTERS else name[:SHOWN_CHARACTERS] + "…")
-    reason = (
-        f"submitted/ has a folder {shown}, which cannot be a student's id: rename it to 1 to 100 "
-        "letters, digits or _ . @ - that begin with a letter or digit"
-    )
-    return _invalid(result, reason)
+    def grade(self, student: str) -> tuple[Result, Transplanted | None]:
+        """Grade what lies in a student's folder; never raises for what the student handed in."""
+        started = time.monotonic()
+        folder = self._course.submitted(self._lab.name, student).parent
+        result = self._result(folder, student)
+        try:
+            path, found = find_submission(folder, self._lab.name, self._release)
+            submission = transplant(self._release, read_notebook(path))
+        except InvalidNotebookError as error:
+            return _invalid(result, str(error)), None
+        cells = self._graded(submission)
+        status, reason = summarise(cells)
+        if not submission.answered:
+            reason = "nothing was answered"
+        scored = result(
+            status=status,
+            reason=reason,
+            score=sum(cell.score for cell in cells),
+            sha256=submission.sha256,
+            seconds=round(time.monotonic() - started, 2),
+            cells=cells,
+            notes=(*found, *submission.notes),
+        )
+        return scored, submission
 
+    def _graded(self, submission: Transplanted) -> tuple[CellResult, ...]:
+        known = None if self._fresh else self._cache.get(submission.sha256)
+        if known is not None:
+            return known
+        cells = self._answer(self._job(submission))
+        self._cache.put(submission.sha256, cells)
+        return cells
 
-def _result_of(
-    boxes: Boxes, folder: Path, student: str, cells: list[GradedCell]
-) -> Callable[..., Result]:
-    """A result that lacks only how the submission did."""
-    return partial(
-        Result,
-        student=student,
-        lab=boxes.lab.name,
-        max_score=sum(cell.points for cell in cells),
-        tier=str(boxes.tier),
-        received=_stamp_receipt(folder),
-        versions=versions(),
-    )
+    def _job(self, submission: Transplanted) -> Job:
+        asked = [
+            Question(
+                cell=cell.name,
+                check=cell.check.name,
+                hidden=cell.hidden,
+                points=cell.points,
+                seeds=hidden_seeds(self._key, submission.sha256, cell.check)
+                if cell.hidden
+                else (PUBLIC_SEED,),
+            )
+            for cell in self._cells
+        ]
+        cells = tuple(submission.cells_to_run())
+        return Job(lab=self._lab.name, cells=cells, questions=tuple(asked))
+
+    def refuse(self, name: str) -> Result:
+        """The INVALID result of a folder in `submitted/` whose name cannot be a student's id.
+
+        It stands under a name made from the folder's: no file and no page is called after it.
+        """
+        student = f"unsafe-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
+        folder = self._course.submitted(self._lab.name, name).parent
+        shown = ascii(name if len(name) <= SHOWN_CHARACTERS else name[:SHOWN_CHARACTERS] + "…")
+        reason = (
+            f"submitted/ has a folder {shown}, which cannot be a student's id: rename it to 1 to "
+            "100 letters, digits or _ . @ - that begin with a letter or digit"
+        )
+        return _invalid(self._result(folder, student), reason)
+
+    def _result(self, folder: Path, student: str) -> Callable[..., Result]:
+        """A result that lacks only how the submission did."""
+        return partial(
+            Result,
+            student=student,
+            lab=self._lab.name,
+            max_score=sum(cell.points for cell in self._cells),
+            tier=str(self._tier),
+            received=_stamp_receipt(folder),
+            versions=self._versions,
+        )
 
 
 def _invalid(result: Callable[..., Result], reason: str) -> Result:
     return result(status=Status.INVALID, reason=reason, score=0.0, sha256="", seconds=0.0)
+
+
+def imported_by(release: Notebook) -> tuple[str, ...]:
+    """Modules that the release's own setup cells import: safe to import once for everybody."""
+    names: dict[str, None] = {}
+    for cell in transplant(release, release).cells_to_run():
+        if cell["id"] in {grade_id(c) for c in release["cells"] if is_solution(c)}:
+            continue
+        for node in ast.walk(ast.parse(cell["source"])):
+            if isinstance(node, ast.Import):
+                names |= dict.fromkeys(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= dict.fromkeys(f"{node.module}.{alias.name}" for alias in node.names)
+                names |= {node.module: None}
+    return tuple(names)
 
 
 def _stamp_receipt(folder: Path) -> str:
@@ -161,43 +228,3 @@ def _stamp_receipt(folder: Path) -> str:
         stamp.write_text(f"{received:%Y-%m-%d %H:%M:%S} UTC\n", encoding="utf-8")
         os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns))
     return received.isoformat()
-
-
-def _grade_cells(
-    boxes: Boxes, submission: Transplanted, cells: list[GradedCell], key: bytes
-) -> list[CellResult]:
-    """Grade each cell; after a question killed its box, its hidden cell is not tried again."""
-    attempt = Attempt(boxes, submission)
-    graded: list[CellResult] = []
-    try:
-        for cell in cells:
-            before = graded[-1] if graded and graded[-1].check == cell.check.name else None
-            graded.append(_grade_cell(attempt, cell, submission.sha256, key, before))
-    finally:
-        attempt.close()
-    return graded
-
-
-def _grade_cell(
-    attempt: Attempt, cell: GradedCell, sha256: str, key: bytes, before: CellResult | None
-) -> CellResult:
-    started = time.monotonic()
-    seeds = hidden_seeds(key, sha256, cell.check) if cell.hidden else (PUBLIC_SEED,)
-    status, message = Status.OK, ""
-    if before is not None and before.status not in (Status.OK, Status.WRONG):
-        status, message, seeds = before.status, before.message, ()
-    for seed in seeds:
-        status, message = attempt.verdict(cell.check, seed)
-        if status is not Status.OK:
-            break
-    return CellResult(
-        cell=cell.name,
-        check=cell.check.name,
-        hidden=cell.hidden,
-        points=cell.points,
-        score=cell.points if status is Status.OK else 0.0,
-        status=status,
-        message=message,
-        seeds=seeds,
-        seconds=round(time.monotonic() - started, 3),
-    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,12 +19,19 @@ class Status(StrEnum):
     OOM = "OOM"
     CRASH = "CRASH"
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
+    TAMPER = "TAMPER"
+    BLOCKED = "BLOCKED"
     INVALID = "INVALID"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellResult:
-    """One graded cell: what it was worth, what it got, why, and the seeds that repeat it."""
+    """One graded cell: what it was worth, what it got, why, and the seeds that repeat it.
+
+    Attributes:
+        message: For the student; it holds no hidden value.
+        detail: For the instructor: how the box ended, what it printed last.
+    """
 
     cell: str
     check: str
@@ -34,6 +42,13 @@ class CellResult:
     message: str
     seeds: tuple[int, ...]
     seconds: float
+    detail: str = ""
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "CellResult":
+        """What `asdict` made, after a passage through JSON."""
+        kinds = {"status": Status(fields["status"]), "seeds": tuple(fields["seeds"])}
+        return cls(**fields | kinds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +70,7 @@ class Result:
     versions: tuple[tuple[str, str], ...] = ()
 
 
-def summarise(cells: list[CellResult]) -> tuple[Status, str]:
+def summarise(cells: Sequence[CellResult]) -> tuple[Status, str]:
     """Status and one line of reasons for a submission's cells."""
     failed = [cell for cell in cells if cell.score < cell.points]
     if not failed:
@@ -64,6 +79,8 @@ def summarise(cells: list[CellResult]) -> tuple[Status, str]:
     for cell in failed:
         by_check.setdefault(cell.check, cell)
     reason = "; ".join(f"{name}: {_short(cell)}" for name, cell in by_check.items())
+    if any(cell.status is Status.TAMPER for cell in failed):
+        return Status.TAMPER, reason
     if any(cell.score for cell in cells):
         return Status.PARTIAL, reason
     kinds = {cell.status for cell in failed}
@@ -90,10 +107,7 @@ def read_result(path: Path) -> Result:
     """Read what `write_result` wrote; ValueError names the file."""
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        cells = tuple(
-            CellResult(**cell | {"status": Status(cell["status"]), "seeds": tuple(cell["seeds"])})
-            for cell in fields.pop("cells")
-        )
+        cells = tuple(CellResult.from_json(cell) for cell in fields.pop("cells"))
         versions = tuple(fields.pop("versions").items())
         fields |= {"status": Status(fields["status"]), "notes": tuple(fields["notes"])}
         return Result(**fields, cells=cells, versions=versions)

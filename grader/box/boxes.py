@@ -1,38 +1,68 @@
-"""Makes boxes for one lab: probes the tier once, builds the content once, starts many."""
+"""Makes boxes for one lab: content and imports once, then a fork for each submission."""
 
+import itertools
 import os
 import tempfile
+import threading
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
-from grader.box import content
-from grader.box.bubblewrap import command
+from grader.box import bubblewrap, content
+from grader.box.isolation import Depth, Plan
 from grader.box.session import BoxEnded, Session
 from grader.box.tier import INSTALL, Limits, NoSandboxError, Tier
+from grader.box.view import SYSTEM, covered, interpreter
+from grader.box.warm import NoBoxError, Zygote
 from grader.checks.core import Lab
 
 ALWAYS_MASKED = ("labkit", "grader")
+FIRST_UID, UIDS = 60_001, 900
+ENVIRONMENT = {
+    "HOME": "/tmp",
+    "PATH": "/usr/bin",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MPLBACKEND": "agg",
+}
 
 
 class Boxes:
-    """A context manager: boxes of one lab on one tier, with the content folder they share."""
+    """A context manager: boxes of one lab on one tier, for use by many threads."""
 
-    def __init__(self, lab: Lab, tier: Tier = Tier.BUBBLEWRAP) -> None:
+    def __init__(
+        self, lab: Lab, tier: Tier = Tier.BUBBLEWRAP, *, imports: tuple[str, ...] = ()
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            lab: Its limits, and what must not be importable.
+            tier: What holds a submission; no other is ever used instead.
+            imports: Modules to import once for all boxes.
+        """
         self.lab, self.tier = lab, tier
-        self.limits = Limits(
-            memory_bytes=lab.memory_bytes,
-            wall_s=lab.time_limit_s,
-            question_s=lab.question_limit_s,
-        )
-        self._drop = False
+        self.limits = Limits.of(lab)
+        self._imports = imports
+        self._uids = itertools.count(os.getpid())
+        self._lock = threading.Lock()
+        self._zygote: Zygote | None = None
+        self._root = False
 
     def __enter__(self) -> "Boxes":
-        self._folder = tempfile.TemporaryDirectory(prefix="grader-")
+        self._folder = tempfile.TemporaryDirectory(prefix="grader-", ignore_cleanup_errors=True)
         try:
-            self._content = content.build(self.lab, Path(self._folder.name))
+            self._content = content.build(self.lab, Path(self._folder.name) / "course")
+            (Path(self._folder.name) / "boxes").mkdir(mode=0o711)
+            Path(self._folder.name).chmod(0o711)
             self._probe()
         except BaseException:
-            self._folder.cleanup()
+            self._close()
             raise
         return self
 
@@ -42,28 +72,87 @@ class Boxes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._zygote is not None:
+            self._zygote.close()
+        self._zygote = None
         self._folder.cleanup()
 
     def _probe(self) -> None:
         """Run an empty box; as root first without a user namespace, then with one."""
         reasons = []
-        for drop in (True, False) if os.geteuid() == 0 else (False,):
-            self._drop = drop and self.tier is Tier.BUBBLEWRAP
+        for root in (True, False) if os.geteuid() == 0 else (False,):
+            self._root = root and self.tier is not Tier.RLIMITS
             try:
                 with self.start() as box:
                     box.load(self.job([]))
                 return
             except (BoxEnded, OSError) as error:
                 reasons.append(str(error))
+                self._drop_zygote()
         raise NoSandboxError(f"no {self.tier} sandbox here ({'; '.join(reasons)}). {INSTALL}")
 
     def start(self) -> Session:
-        """Start one box."""
+        """Fork a box; if the process that forks them was killed, start it once more.
+
+        Raises:
+            NoBoxError: Neither worked.
+        """
+        uid = FIRST_UID + next(self._uids) % UIDS if self._root else 0
+        limits = self.limits.rlimits()
+        zygote = self._running()
+        try:
+            child = zygote.fork(uid, limits)
+        except NoBoxError:
+            with self._lock:
+                if self._zygote is zygote:
+                    self._drop_zygote()
+            child = self._running().fork(uid, limits)
+        return Session(child, self.limits)
+
+    def _running(self) -> Zygote:
+        with self._lock:
+            if self._zygote is None:
+                self._zygote = self._started()
+            return self._zygote
+
+    def _drop_zygote(self) -> None:
+        if self._zygote is not None:
+            self._zygote.close()
+            self._zygote = None
+
+    def _started(self) -> Zygote:
         masked = (*ALWAYS_MASKED, *self.lab.forbids)
-        how = command(self.tier, self._content, masked, self.limits, drop=self._drop)
-        return Session(how, self.limits)
+        command: list[str] = []
+        options: list[str] = []
+        path, depth = str(self._content), Depth.BARE
+        if self.tier is Tier.BUBBLEWRAP:
+            command, options = bubblewrap.arguments(
+                self._content, masked, self.limits, ENVIRONMENT, root=self._root
+            )
+            path, depth = bubblewrap.COURSE, Depth.NESTED
+        elif self.tier is Tier.NAMESPACES:
+            depth = Depth.OWN_ROOT
+        plan = Plan(
+            depth=depth,
+            root=self._root,
+            scratch_bytes=self.limits.scratch_bytes,
+            read=(*SYSTEM, *interpreter(), str(self._content)),
+            covered=tuple(covered(masked)),
+            folder=str(Path(self._folder.name) / "boxes"),
+        )
+        drive = f"grader.labs.{self.lab.name}.drive"
+        return Zygote(
+            command,
+            options,
+            path=path,
+            order={"plan": asdict(plan), "drive": drive, "imports": self._imports},
+            environment={} if command else ENVIRONMENT,
+            limit_s=self.limits.start_s,
+        )
 
     def job(self, cells: list[dict[str, str]]) -> dict[str, object]:
-        """The first message to a box: the cells to run and the limits to set."""
-        drive = f"grader.labs.{self.lab.name}.drive"
-        return {"cells": cells, "drive": drive, "limits": self.limits.rlimits()}
+        """The first message to a box: the cells to run."""
+        return {"cells": cells}

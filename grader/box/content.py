@@ -23,8 +23,12 @@ def lab(name):
 GRADER_FILES = (
     "__init__.py",
     "box/__init__.py",
+    "box/isolation.py",
+    "box/linux.py",
+    "box/lockdown.py",
     "box/runner.py",
     "box/wire.py",
+    "box/zygote.py",
     "checks/__init__.py",
     "checks/explain.py",
     "checks/values.py",
@@ -41,7 +45,7 @@ def build(lab: Lab, folder: Path) -> Path:
 
     Args:
         lab: Its `teaches` modules, and everything compiled from them, are left out.
-        folder: An empty folder.
+        folder: A folder that is not there yet.
 
     Returns:
         The folder, to be bound read-only and put first on the box's path.

@@ -5,53 +5,35 @@ grader outside compares with values that never were in here.
 """
 
 import ast
-import importlib
 import linecache
 import os
-import resource
 import sys
-import traceback
 import types
 from typing import Any
 
 from grader.box.wire import Channel, ClosedError
 from grader.checks.explain import explain
 
-UNPRIVILEGED_GROUP = 65534
 
-
-def main() -> None:
-    """Take a job from the pipe named on the command line and serve it until the pipe closes."""
-    read_fd, write_fd, uid = (int(text) for text in sys.argv[1:4])
-    channel = Channel(read_fd, write_fd)
-    job = channel.receive()
-    if uid:
-        _drop_to(uid)
-    _limit(job["limits"])
-    drives = importlib.import_module(job["drive"]).DRIVES
-    channel.send({"event": "ready"})
-    namespace, errors = _run_cells(channel, job["cells"])
-    channel.send({"event": "loaded", "errors": errors})
+def serve(channel: Channel, drives: dict[str, Any]) -> None:
+    """Run the job's cells, then answer questions until the other side is gone."""
     try:
+        job = channel.receive()
+        namespace, errors = _run_cells(channel, job["cells"])
+        channel.send({"event": "loaded", "errors": errors})
         while True:
             question = channel.receive()
-            channel.send(
-                {"event": "answer", "id": question["id"]} | _answer(question, namespace, drives)
-            )
+            answer = {"event": "answer", "id": question["id"]}
+            try:
+                channel.send(answer | _answer(question, namespace, drives))
+            except ClosedError:
+                raise
+            except BaseException as error:  # nothing was sent: it could not be described
+                channel.send(
+                    answer | {"error": explain(question["symbol"], error), "outputs": None}
+                )
     except ClosedError:
         os._exit(0)
-
-
-def _drop_to(uid: int) -> None:
-    """Give up root for good; a box made by root has no user namespace to hide in."""
-    os.setgroups([])
-    os.setresgid(UNPRIVILEGED_GROUP, UNPRIVILEGED_GROUP, UNPRIVILEGED_GROUP)
-    os.setresuid(uid, uid, uid)
-
-
-def _limit(limits: dict[str, int]) -> None:
-    for name, value in limits.items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
 
 
 def _run_cells(
@@ -102,13 +84,3 @@ def _answer(
     except BaseException as error:
         return {"error": explain(symbol, error), "outputs": None}
     return {"error": "", "outputs": outputs}
-
-
-def serve() -> None:
-    """Run `main` and end the process at once, whatever threads the student left running."""
-    try:
-        main()
-    except BaseException:
-        os.write(2, traceback.format_exc().encode())
-    finally:
-        os._exit(1)

@@ -1,17 +1,15 @@
 """One running box: started, fed, watched and killed from outside."""
 
 import os
-import subprocess
 import threading
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, TypeVar
 
-import psutil
-
-from grader.box.bubblewrap import Command
+from grader.box.processes import held_bytes
 from grader.box.tier import Limits
-from grader.box.wire import Channel, ClosedError, WireError
+from grader.box.warm import Child
+from grader.box.wire import ClosedError, WireError
 
 WATCH_INTERVAL_S = 0.05
 READ_BYTES = 2**16
@@ -26,26 +24,27 @@ class Trouble(StrEnum):
     OOM = "OOM"
     CRASH = "CRASH"
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
+    TAMPER = "TAMPER"
 
 
 class BoxEnded(Exception):  # noqa: N818 - an outcome, not a fault of the grader
-    """The box is gone; `cell` names the cell that was running, if one was."""
+    """The box is gone; `cell` names the cell that was running, `tail` is what it printed last."""
 
-    def __init__(self, trouble: Trouble, message: str, cell: str = "") -> None:
+    def __init__(self, trouble: Trouble, message: str, cell: str = "", tail: bytes = b"") -> None:
         super().__init__(message)
-        self.trouble, self.message, self.cell = trouble, message, cell
+        self.trouble, self.message, self.cell, self.tail = trouble, message, cell, tail
 
 
 class Session:
-    """A box from start to kill. Use it from one thread: it dies with the thread that started it."""
+    """A box from start to kill, for one thread."""
 
-    def __init__(self, command: Command, limits: Limits) -> None:
+    def __init__(self, child: Child, limits: Limits) -> None:
         self._limits = limits
         self._trouble: Trouble | None = None
         self._cell = ""
         self._asked = 0
         self.tail = b""
-        self._process, self._channel = _start(command)
+        self._child, self._channel = child, child.channel
         self._over = threading.Event()
         self._threads = [
             threading.Thread(target=target, daemon=True)
@@ -99,45 +98,39 @@ class Session:
         except TimeoutError:
             raise self._ended(Trouble.TIMEOUT, f"it ran longer than {limit_s:g} s") from None
         except ClosedError:
-            self._process.wait()
+            self._child.wait()
             raise self._ended(Trouble.CRASH, "the process ended in the middle of it") from None
         except (WireError, KeyError, TypeError, ValueError) as error:
-            raise self._ended(Trouble.CRASH, f"the answer could not be read: {error}") from None
+            self._child.kill()
+            raise self._ended(Trouble.TAMPER, f"it wrote into the grader's pipe: {error}") from None
 
     def _ended(self, trouble: Trouble, message: str) -> BoxEnded:
+        mebibytes = 2**20
         if self._trouble is Trouble.OOM:
-            mebibytes = self._limits.memory_bytes // 2**20
-            return BoxEnded(Trouble.OOM, f"it used more than {mebibytes} MiB of memory", self._cell)
-        if self._trouble is Trouble.OUTPUT_LIMIT:
-            mebibytes = self._limits.output_bytes // 2**20
-            return BoxEnded(
-                Trouble.OUTPUT_LIMIT, f"it printed more than {mebibytes} MiB", self._cell
-            )
-        return BoxEnded(trouble, message, self._cell)
+            held = self._limits.memory_bytes // mebibytes
+            trouble, message = Trouble.OOM, f"it used more than {held} MiB of memory"
+        elif self._trouble is Trouble.OUTPUT_LIMIT:
+            printed = self._limits.output_bytes // mebibytes
+            trouble, message = Trouble.OUTPUT_LIMIT, f"it printed more than {printed} MiB"
+        return BoxEnded(trouble, message, self._cell, self.tail)
 
     def _stop(self, trouble: Trouble) -> None:
         if self._trouble is None:
             self._trouble = trouble
-        self._process.kill()
+        self._child.kill()
 
     def _watch_memory(self) -> None:
         """Kill the box when its processes together hold more memory than allowed."""
+        first = self._child.pid
         while not self._over.wait(WATCH_INTERVAL_S):
-            try:
-                tree = psutil.Process(self._process.pid).children(recursive=True)
-                held = sum(process.memory_info().rss for process in tree)
-            except psutil.Error:
-                continue
-            if held > self._limits.memory_bytes:
+            if held_bytes(first) > self._limits.memory_bytes:
                 self._stop(Trouble.OOM)
                 return
 
     def _drain_output(self) -> None:
         """Read and drop what is printed, and kill the box when it is too much."""
-        stream = self._process.stdout
-        assert stream is not None
         printed = 0
-        while part := os.read(stream.fileno(), READ_BYTES):
+        while part := os.read(self._child.output_fd, READ_BYTES):
             printed += len(part)
             self.tail = (self.tail + part)[-TAIL_BYTES:]
             if printed > self._limits.output_bytes:
@@ -147,53 +140,14 @@ class Session:
     def close(self) -> None:
         """Kill the box and everything in it, and wait until it is gone."""
         self._over.set()
-        self._process.kill()
-        self._process.wait()
+        self._child.kill()
+        self._child.wait()
         for thread in self._threads:
             thread.join()
-        self._channel.close()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._child.close()
 
     def __enter__(self) -> "Session":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _start(command: Command) -> tuple[subprocess.Popen[bytes], Channel]:
-    """Start the runner with two pipes and bubblewrap's options on a third."""
-    box_reads, we_write = os.pipe()
-    we_read, box_writes = os.pipe()
-    options_fd = _options_fd(command.options)
-    inside = [box_reads, box_writes, options_fd]
-    arguments = [part.format(options_fd=options_fd) for part in command.arguments[:3]]
-    arguments += command.arguments[3:]
-    try:
-        process = subprocess.Popen(
-            [*arguments, str(box_reads), str(box_writes), str(command.uid)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=command.environment,
-            cwd=command.folder,
-            pass_fds=inside,
-            start_new_session=True,
-        )
-    except BaseException:
-        os.close(we_write)
-        os.close(we_read)
-        raise
-    finally:
-        for fd in inside:
-            os.close(fd)
-    return process, Channel(we_read, we_write)
-
-
-def _options_fd(options: bytes) -> int:
-    """A readable descriptor with bubblewrap's options: no path shows in a process list."""
-    fd = os.memfd_create("options")
-    os.write(fd, options)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from grader.checks.core import Lab
+
 
 class Tier(StrEnum):
-    """How a submission was held; recorded in every result."""
+    """How a submission was held; recorded in every result. Strongest first."""
 
     BUBBLEWRAP = "bubblewrap"
+    NAMESPACES = "namespaces"
     RLIMITS = "rlimits"
 
 
@@ -35,6 +38,15 @@ class Limits:
     output_bytes: int = 8 * 2**20
     scratch_bytes: int = 64 * 2**20
     processes: int = 128
+
+    @classmethod
+    def of(cls, lab: Lab) -> "Limits":
+        """The limits that a lab sets, and the usual ones."""
+        return cls(
+            memory_bytes=lab.memory_bytes,
+            wall_s=lab.time_limit_s,
+            question_s=lab.question_limit_s,
+        )
 
     def rlimits(self) -> dict[str, int]:
         """Limits of the process itself; memory is watched from outside, this is the backstop."""

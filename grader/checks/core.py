@@ -47,6 +47,7 @@ class Check:
         expect: Expected values; by default `drive(reference(), inputs)`.
         symbol: The name the student defines.
         seeds_hidden: How many fresh seeds the hidden cell stands for.
+        needs: Hardware without which it is BLOCKED and not graded: "cuda" or nothing.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Check:
     expect: Callable[[Arrays], Arrays] | None = None
     symbol: str = ""
     seeds_hidden: int = 3
+    needs: str = ""
     hints: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -16,24 +16,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("lab")
     parser.add_argument("--student", action="append", help="only this one; may be repeated")
     parser.add_argument("--tier", choices=list(Tier), default=Tier.BUBBLEWRAP)
-    parser.add_argument("--jobs", type=int, default=None, help="boxes at a time")
+    parser.add_argument("--jobs", type=int, default=None, help="submissions at a time")
+    parser.add_argument("--fresh", action="store_true", help="grade again what is in the cache")
+    parser.add_argument("--broker", help="let `grader worker`s at this Redis address grade")
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from grader import report
     from grader.autograde import autograde
+    from labkit.runtime.progress import progress
 
     tier = Tier(arguments.tier)
     if tier is Tier.RLIMITS:
         print(
             "Tier rlimits: submissions run without isolation; the results say so.", file=sys.stderr
         )
-    students = arguments.student or None
-    results = autograde(course, arguments.lab, students=students, tier=tier, jobs=arguments.jobs)
-    for index, result in enumerate(results):
+    elsewhere = None
+    if arguments.broker:
+        from grader.distributed import Remote
+
+        elsewhere = Remote(course, arguments.lab, tier, arguments.broker)
+    results = autograde(
+        course,
+        arguments.lab,
+        students=arguments.student,
+        tier=tier,
+        jobs=arguments.jobs,
+        fresh=arguments.fresh,
+        elsewhere=elsewhere,
+    )
+    total = len(arguments.student or course.students(arguments.lab))
+    bar = progress(results, total=total, desc=arguments.lab, unit="student")
+    for index, result in enumerate(bar):
         if index == 0:
-            print(LINE.format("student", "status", "points", "time", "why"))
-        print(_line(result), flush=True)
+            tqdm.write(LINE.format("student", "status", "points", "time", "why"))
+        tqdm.write(_line(result))
     print(f"Class report: {report.write(course, arguments.lab).relative_to(course.root)}")
     return 0
 
