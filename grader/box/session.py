@@ -38,8 +38,12 @@ class BoxEnded(Exception):  # noqa: N818 - an outcome, not a fault of the grader
 class Session:
     """A box from start to kill, for one thread."""
 
-    def __init__(self, child: Child, limits: Limits) -> None:
+    def __init__(
+        self, child: Child, limits: Limits, *, then: Callable[[], None] | None = None
+    ) -> None:
+        """Watch a box that was started; `then` is called when it has been closed."""
         self._limits = limits
+        self._then = then
         self._trouble: Trouble | None = None
         self._cell = ""
         self._asked = 0
@@ -145,6 +149,8 @@ class Session:
         for thread in self._threads:
             thread.join()
         self._child.close()
+        if self._then is not None:
+            self._then()
 
     def __enter__(self) -> "Session":
         return self

@@ -11,6 +11,7 @@ class Tier(StrEnum):
 
     BUBBLEWRAP = "bubblewrap"
     NAMESPACES = "namespaces"
+    CONTAINER = "container"
     RLIMITS = "rlimits"
 
 
@@ -21,8 +22,9 @@ class NoSandboxError(RuntimeError):
 INSTALL = (
     "Grading runs students' code and needs a sandbox: install bubblewrap (Debian, Ubuntu: "
     "`apt install bubblewrap`; Fedora: `dnf install bubblewrap`). In a container it needs user "
-    "namespaces or root. For code you trust, `--tier rlimits` runs it without isolation; that is "
-    "recorded in the results."
+    "namespaces or root. `--tier namespaces` needs the kernel alone, `--tier container` Docker or "
+    "Podman. For code you trust, `--tier rlimits` runs it without isolation. The tier is recorded "
+    "in every result."
 )
 
 

@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from grader.box.wire import Channel
@@ -17,6 +19,7 @@ from grader.box.wire import Channel
 START = "import sys; sys.path.insert(0, {path!r}); from grader.box.zygote import start; start()"
 MESSAGE_BYTES = 2**16
 TAIL_BYTES = 2_000
+ACCEPT_S, CLOSING_S = 0.2, 5.0
 
 
 class NoBoxError(OSError):
@@ -53,57 +56,127 @@ class Child:
             os.close(fd)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launched:
+    """A process that boxes will be forked from, just started.
+
+    Attributes:
+        process: It, or the program that holds it.
+        control: The socket to it.
+        removal: A command that ends it for certain; empty where killing `process` does.
+    """
+
+    process: "subprocess.Popen[bytes]"
+    control: socket.socket
+    removal: tuple[str, ...] = ()
+
+
+def launch(
+    command: list[str], options: list[str], path: str, environment: dict[str, str]
+) -> Launched:
+    """Start it as a child of this process.
+
+    Args:
+        command: What to start Python under, bubblewrap or nothing.
+        options: More of that command, not shown in any list of processes.
+        path: Where grader and labkit lie in its view.
+        environment: All variables it has.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    hidden = [_memory_file(options)] if command else []
+    before = [*command, *(str(fd) for fd in hidden), "--"] if command else []
+    inside = [theirs.fileno(), *hidden]
+    try:
+        process = _started([*before, *_python(path, str(theirs.fileno()))], environment, inside)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        for fd in hidden:
+            os.close(fd)
+    return Launched(process=process, control=ours)
+
+
+def launch_container(
+    command: list[str], removal: list[str], path: str, sockets: Path, seen_as: str, limit_s: float
+) -> Launched:
+    """Start it in a container, which descriptors do not enter: it connects to a socket by path.
+
+    Args:
+        command: Runs a container.
+        removal: Removes it.
+        path: Where grader and labkit lie in its view.
+        sockets: An empty folder for the socket.
+        seen_as: That folder in the container's view.
+        limit_s: Seconds to wait for the connection.
+
+    Raises:
+        NoBoxError: The container did not start.
+    """
+    place = sockets / "control"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as waiting:
+        waiting.bind(str(place))
+        place.chmod(0o777)
+        waiting.listen(1)
+        process = _started([*command, *_python(path, f"{seen_as}/control")], dict(os.environ), [])
+        deadline = time.monotonic() + limit_s
+        waiting.settimeout(ACCEPT_S)
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(TimeoutError):
+                control, _ = waiting.accept()
+                return Launched(process=process, control=control, removal=tuple(removal))
+    process.kill()
+    raise NoBoxError(last_line(process, "the container did not start"))
+
+
+def _python(path: str, control: str) -> list[str]:
+    return [sys.executable, "-s", "-P", "-c", START.format(path=path), control]
+
+
+def _started(
+    command: list[str], environment: dict[str, str], fds: list[int]
+) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd="/",
+        pass_fds=fds,
+        start_new_session=True,
+    )
+
+
+def last_line(process: "subprocess.Popen[bytes]", otherwise: str) -> str:
+    """The last line that an ended process printed on stderr."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    assert process.stderr is not None
+    os.set_blocking(process.stderr.fileno(), False)
+    printed = (process.stderr.read() or b"")[-TAIL_BYTES:]
+    lines = printed.decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), otherwise)
+
+
 class Zygote:
     """Forks boxes on request, for many threads one after another."""
 
-    def __init__(
-        self,
-        command: list[str],
-        options: list[str],
-        *,
-        path: str,
-        order: dict[str, Any],
-        environment: dict[str, str],
-        limit_s: float,
-    ) -> None:
-        """Start it and wait until its imports are done.
+    def __init__(self, launched: Launched, order: dict[str, Any], limit_s: float) -> None:
+        """Wait until its imports are done.
 
         Args:
-            command: What to start Python under, bubblewrap or nothing.
-            options: More of that command, not shown in any list of processes.
-            path: Where grader and labkit lie in its view.
+            launched: The process.
             order: Its first message: plan, drive, imports.
-            environment: All variables it has.
             limit_s: Seconds for starting, and for each fork.
 
         Raises:
             NoBoxError: It did not start.
         """
         self._lock = threading.Lock()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.settimeout(limit_s)
-        self._control = ours
-        hidden = [_memory_file(options)] if command else []
-        python = [sys.executable, "-s", "-P", "-c", START.format(path=path), str(theirs.fileno())]
-        before = [*command, *(str(fd) for fd in hidden), "--"] if command else []
-        try:
-            self._process = subprocess.Popen(
-                [*before, *python],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=environment,
-                cwd="/",
-                pass_fds=[theirs.fileno(), *hidden],
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            for fd in hidden:
-                os.close(fd)
+        self._launched, self._control = launched, launched.control
+        self._control.settimeout(limit_s)
         try:
             self._exchange(json.dumps(order).encode(), [])
         except NoBoxError:
@@ -143,33 +216,26 @@ class Zygote:
             socket.send_fds(self._control, [message], fds)
             data, got, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1)
         except OSError as error:
-            raise NoBoxError(self._why(str(error))) from None
+            raise NoBoxError(last_line(self._launched.process, str(error))) from None
         if not data:
-            raise NoBoxError(self._why("its process ended"))
+            raise NoBoxError(last_line(self._launched.process, "its process ended"))
         if problem := json.loads(data).get("error"):
             raise NoBoxError(problem)
         return list(got)
 
-    def _why(self, otherwise: str) -> str:
-        """The last line that the process or bubblewrap printed, if it has ended."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
-        assert self._process.stderr is not None
-        os.set_blocking(self._process.stderr.fileno(), False)
-        printed = (self._process.stderr.read() or b"")[-TAIL_BYTES:]
-        lines = printed.decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), otherwise)
-
     def close(self) -> None:
         """End it and every box it forked, and wait until they are gone."""
+        process = self._launched.process
         self._control.close()
         try:
-            self._process.wait(5.0)
+            process.wait(CLOSING_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+            if self._launched.removal:
+                subprocess.run(self._launched.removal, capture_output=True, check=False)
+            process.kill()
+            process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 def _memory_file(options: list[str]) -> int:

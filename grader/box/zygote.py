@@ -25,7 +25,7 @@ TICK_S = 0.1
 
 def main() -> None:
     """Serve the socket named on the command line until its other end closes."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+    control = _control(sys.argv[1])
     order = json.loads(control.recv(MESSAGE_BYTES))
     plan = Plan.from_json(order["plan"])
     if plan.depth is Depth.OWN_ROOT:
@@ -40,6 +40,15 @@ def main() -> None:
     control.send(b"{}")
     control.settimeout(TICK_S)
     _serve(control, plan, drives)
+
+
+def _control(place: str) -> socket.socket:
+    """The socket with this descriptor, or connected to this path."""
+    if place.isdigit():
+        return socket.socket(fileno=int(place))
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    made.connect(place)
+    return made
 
 
 def _serve(control: socket.socket, plan: Plan, drives: dict[str, Any]) -> None:
