@@ -11,10 +11,12 @@ from typing import TypeVar
 from grader.box.boxes import Boxes
 from grader.box.tier import Tier
 from grader.checks.core import Lab, load_lab
+from grader.counting import grade_counted
 from grader.course import Course, is_safe_name
 from grader.gradebook import ensure_assignment, opened, record, write_autograded
 from grader.grading import Grading, imported_by
 from grader.notebooks import read_notebook
+from grader.policy import LabPolicy, load_policy
 from grader.questions import Job, answer
 from grader.results import CellResult, Result, write_result
 
@@ -49,12 +51,16 @@ def autograde(
         elsewhere: Grades a submission's answers on other machines; by default boxes here do.
 
     Raises:
-        ValueError: No such lab, not released, or no such submission.
+        ValueError: No such lab, not released, no such submission, or a policy that forbids this.
         NoSandboxError: No box of this tier can be started.
     """
     definition, release_path = load_lab(lab), course.release(lab)
     if not release_path.is_file():
         raise ValueError(f"{lab} is not released: run `grader release {lab}` first")
+    policy = load_policy(course)
+    if policy is not None:
+        policy.refuse_below(tier)
+    rules = policy.lab(lab) if policy else LabPolicy()
     chosen, unsafe = _chosen(course, lab, students)
     ensure_assignment(course, lab)
     here = _boxes(course, definition, tier) if elsewhere is None else nullcontext(elsewhere)
@@ -65,11 +71,12 @@ def autograde(
             write_result(course.result(lab, refused.student), refused)
             yield refused
         with opened(course) as gradebook:
-            for result, submission in _in_order(grading.grade, chosen, jobs or _cores()):
+            grade = partial(grade_counted, course, lab, rules, grading.grade)
+            for result, submission in _in_order(grade, chosen, jobs or _cores()):
                 write_result(course.result(lab, result.student), result)
                 if submission is not None:
                     write_autograded(course, result, submission)
-                record(gradebook, result, submission)
+                record(gradebook, result, submission, policy=policy)
                 yield result
 
 

@@ -1,10 +1,14 @@
-"""Rebuild a submission from the release notebook: only its solution cells are taken."""
+"""Rebuild a submission from the release notebook: only its solution cells are taken.
+
+Of the cells a person grades, outputs are taken too, as far as `grader.manual` lets them through.
+"""
 
 import copy
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from grader.manual import carry, is_manual
 from grader.notebooks import (
     Cell,
     InvalidNotebookError,
@@ -24,7 +28,8 @@ class Transplanted:
     """A submission in the release notebook's frame.
 
     Attributes:
-        notebook: The release notebook with the student's solution cells.
+        notebook: The release notebook with the student's solution cells, and of cells a person
+            grades also what `grader.manual` lets through.
         answered: grade_ids whose source differs from the release's.
         notes: What was changed, missing or ignored, one sentence each.
         sha256: Of the solution cells alone: the same answers have the same hash.
@@ -100,6 +105,7 @@ def transplant(release: Notebook, submitted: Notebook) -> Transplanted:
         elif answers[name] != source(cell):
             answered.add(name)
             cell["source"] = answers[name]
+    carry(notebook, submitted)
     notes += _changed_grade_cells(release, submitted)
     return Transplanted(notebook=notebook, answered=frozenset(answered), notes=tuple(notes))
 
@@ -128,7 +134,8 @@ def _changed_grade_cells(release: Notebook, submitted: Notebook) -> list[str]:
             found.setdefault(name, []).append(source(cell))
     notes = []
     for cell in release["cells"]:
-        if is_grade(cell) and found.get(grade_id(cell)) != [source(cell)]:
+        locked = is_grade(cell) and not is_manual(cell)
+        if locked and found.get(grade_id(cell)) != [source(cell)]:
             what = "changed" if grade_id(cell) in found else "deleted"
             notes.append(
                 f"The check cell {grade_id(cell)!r} was {what}; it was graded as released."

@@ -14,6 +14,10 @@ class Tier(StrEnum):
     CONTAINER = "container"
     RLIMITS = "rlimits"
 
+    def holds_as_well_as(self, other: "Tier") -> bool:
+        order = list(Tier)
+        return order.index(self) <= order.index(other)
+
 
 class NoSandboxError(RuntimeError):
     """No box of the wanted tier can be started here; the message says what to install."""
