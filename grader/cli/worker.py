@@ -11,18 +11,10 @@ SUMMARY = "grade for other machines: take submissions from a Redis broker"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--broker", required=True, help="for example redis://host:6379/0")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="submissions at a time")
-    parser.add_argument(
-        "--redelivery",
-        type=float,
-        default=600.0,
-        help="seconds after which what a lost worker had taken is given to another",
-    )
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
     from grader import distributed
 
-    distributed.work(
-        course, arguments.broker, arguments.jobs, redelivery_s=arguments.redelivery
-    )
+    distributed.work(course, arguments.broker, arguments.jobs)
     return 0

@@ -22,7 +22,6 @@ from grader.results import CellResult, Result
 
 LAB = "lab03_lora"
 STUDENTS = 6
-REDELIVERY_S = 3
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is missing"),
@@ -74,7 +73,6 @@ class Workers:
     def __init__(self, course: Course, broker: str) -> None:
         self._command = [sys.executable, "-m", "grader.cli.main", "--root", str(course.root)]
         self._command += ["worker", "--broker", broker, "--jobs", "1"]
-        self._command += ["--redelivery", str(REDELIVERY_S)]
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
