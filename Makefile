@@ -58,6 +58,8 @@ lectures:  ## Execute the lectures at SCALE=cpu and store their outputs
 bench:  ## Measure the committed benchmarks on an idle machine
 	$(BIN)/python -m benchmarks.decode
 	$(BIN)/python -m benchmarks.lora_step
+	$(PYTHON) scripts/otter_env.py
+	$(BIN)/python -m benchmarks.grading
 	$(BIN)/python -m benchmarks.report
 
 lock:  ## Write constraints.txt from what .venv holds

@@ -1,28 +1,93 @@
 """`grader check`."""
 
 import argparse
+import os
+import shutil
 import sys
+import textwrap
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grader.box.tier import Tier
 from grader.course import Course
+from grader.results import Status
+
+if TYPE_CHECKING:
+    from grader.selfcheck import Exercise
 
 SUMMARY = "check your own notebook"
+GREEN, RED, YELLOW = 32, 31, 33
+INDENT = 9 * " "
+UNLIMITED = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lab")
+    parser.add_argument("lab", nargs="?", help="default: the lab whose notebook is in this folder")
+    parser.add_argument("notebook", nargs="?", type=Path, help="default: the one in labs/")
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
-    from grader import selfcheck
+    from grader import progress, selfcheck
 
-    tier = selfcheck.available_tier(arguments.lab)
-    if tier is not Tier.BUBBLEWRAP:
-        print("No bubblewrap here: your code runs without isolation.", file=sys.stderr)
-    passed = 0
-    outcomes = list(selfcheck.check(course, arguments.lab, tier))
-    for item, status, message in outcomes:
-        passed += status == "OK"
-        print(f"{status:<8} {item.name:<20} {message}")
-    print(f"{passed} of {len(outcomes)} exercises pass.")
-    return 0 if passed == len(outcomes) else 1
+    lab, chosen = arguments.lab, arguments.notebook
+    if lab is None:
+        lab, chosen = selfcheck.notebook_in(Path.cwd())
+    path, notebook = selfcheck.own_notebook(course, lab, chosen)
+    saved = datetime.fromtimestamp(path.stat().st_mtime)
+    print(f"{lab}: {os.path.relpath(path)}, as saved on {saved:%Y-%m-%d at %H:%M:%S}", flush=True)
+    exercises = []
+    with selfcheck.strongest_boxes(lab) as boxes:
+        if boxes.tier is not Tier.BUBBLEWRAP:
+            print(_without_bubblewrap(boxes.tier), file=sys.stderr)
+        for exercise in selfcheck.check(boxes, notebook):
+            exercises.append(exercise)
+            print(_lines(exercise), flush=True)
+    if path.resolve() == course.release(lab).resolve():
+        progress.remember(course, lab, notebook, exercises)
+    print(_summary(exercises))
+    return 0 if all(exercise.passes for exercise in exercises) else 1
+
+
+def _without_bubblewrap(tier: Tier) -> str:
+    if tier is Tier.RLIMITS:
+        return "No bubblewrap here: your code runs without isolation."
+    return f"No bubblewrap here: your code runs in a sandbox of another kind ({tier})."
+
+
+def _lines(exercise: "Exercise") -> str:
+    points = f"{exercise.points if exercise.passes else 0}/{exercise.points}"
+    line = f"{_word(exercise)} {exercise.name:<24} {points:>5}"
+    if exercise.passes:
+        return line
+    if not exercise.is_written:
+        return f"{line}  {exercise.message.partition(':')[0]}"
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
+    message = textwrap.fill(
+        exercise.message, width, initial_indent=INDENT, subsequent_indent=INDENT
+    )
+    return f"{line}\n{message}"
+
+
+def _word(exercise: "Exercise") -> str:
+    """One word in eight columns, coloured where a person looks at it."""
+    if exercise.passes:
+        word, colour = "OK", GREEN
+    elif not exercise.is_written:
+        word, colour = "to do", YELLOW
+    else:
+        word, colour = ("wrong" if exercise.status is Status.WRONG else "stopped"), RED
+    text = f"{word:<8}"
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        return f"\x1b[{colour}m{text}\x1b[0m"
+    return text
+
+
+def _summary(exercises: list["Exercise"]) -> str:
+    passing = [exercise for exercise in exercises if exercise.passes]
+    points = sum(exercise.points for exercise in passing)
+    possible = sum(exercise.points for exercise in exercises)
+    text = f"{len(passing)} of {len(exercises)} exercises pass. {points} of {possible} points"
+    if len(passing) == len(exercises):
+        return f"{text}, if grading's other inputs pass too."
+    return f"{text} so far. Save your notebook before you check again."

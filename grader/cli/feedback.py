@@ -4,7 +4,7 @@ import argparse
 
 from grader.course import Course
 
-SUMMARY = "write the students' pages"
+SUMMARY = "write the students' pages and the report of the class"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(course: Course, arguments: argparse.Namespace) -> int:
     from grader import feedback, report
 
-    for path in (*feedback.write(course, arguments.lab), report.write(course, arguments.lab)):
-        print(path.relative_to(course.root))
+    pages = feedback.write(course, arguments.lab)
+    print(f"{len(pages)} pages: feedback/<student>/{arguments.lab}/{arguments.lab}.html")
+    print(f"Class report: {report.write(course, arguments.lab).relative_to(course.root)}")
     return 0

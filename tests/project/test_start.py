@@ -87,7 +87,7 @@ def test_torch_without_cuda_first_then_the_plain_release(
 ) -> None:
     calls: list[list[str]] = []
 
-    def pip(*arguments: str, optional: bool = False) -> bool:
+    def pip(*arguments: str, venv: Path, optional: bool = False) -> bool:
         calls.append(
             [word for word in arguments if not word.startswith(("https", "--retries", "0"))]
         )

@@ -52,9 +52,9 @@ def _codebook_inputs(rng: np.random.Generator) -> Arrays:
     """Sixteen uneven levels, no two alike, and a weight of no whole number of blocks."""
     block_size, O, I = int(rng.integers(10, 15)), 7, int(rng.integers(31, 37))  # noqa: E741
     weight = normal(rng, O, I) * torch.logspace(-2, 1, O)[:, None]
-    weight.view(-1)[block_size : 2 * block_size] = 0
     if weight.numel() % block_size == 0:
         block_size += 1 if weight.numel() % (block_size + 1) else 2
+    weight.view(-1)[block_size : 2 * block_size] = 0
     inner = np.sort(rng.uniform(-0.95, 0.95, size=13))
     levels = np.sort(np.concatenate((inner, [-1.0, 0.0, 1.0]))).astype(np.float32)
     return {"weight": weight, "levels": torch.from_numpy(levels), "block_size": block_size}

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from grader.checks.core import HIDDEN_SEEDS, PUBLIC_SEED, run_check, verdicts
-from grader.labs.lab03_lora import mutants, reference
+from grader.labs.lab03_lora import reference
 from grader.labs.lab03_lora.check import LAB
 
 SEEDS = (PUBLIC_SEED, *HIDDEN_SEEDS, *range(60))
+Mutants = Callable[[str, str], dict[str, Any]]
 
 
 class Layer(nn.Module):
@@ -246,15 +247,17 @@ FINDINGS: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("name", "mutant", "words"), FINDINGS)
-def test_the_message_names_the_finding(name: str, mutant: str, words: str) -> None:
-    message = run_check(LAB.check(name), mutants.MUTANTS[name][mutant], PUBLIC_SEED).message
+def test_the_message_names_the_finding(
+    mutants: Mutants, name: str, mutant: str, words: str
+) -> None:
+    message = run_check(LAB.check(name), mutants(LAB.name, name)[mutant], PUBLIC_SEED).message
     assert words in message
 
 
-def test_without_the_shift_the_loss_is_clearly_another() -> None:
+def test_without_the_shift_the_loss_is_clearly_another(mutants: Mutants) -> None:
     check = LAB.check("train_step")
     inputs = check.inputs(np.random.default_rng(PUBLIC_SEED))
-    no_shift: Callable[..., float] = mutants.MUTANTS["train_step"]["no shift"]
+    no_shift = mutants(LAB.name, "train_step")["no shift"]
     key = "the loss of a plain step"
     right, wrong = (check.drive(f, inputs)[key] for f in (reference.train_step, no_shift))
     assert wrong > 1.2 * right

@@ -1,7 +1,7 @@
 """Every lab: labkit passes, each mutant dies, the solution passes, the stub fails, points agree."""
 
-import copy
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,19 +9,13 @@ import pytest
 from grader.checks.core import HIDDEN_SEEDS, PUBLIC_SEED, Check, Lab, load_lab, run_check, verdicts
 from grader.course import Course, find_course
 from grader.grading import graded_cells
+from grader.mutants import load_mutants
 from grader.notebooks import Notebook, read_notebook
 from grader.sample_class import without_markers
-from grader.transplant import transplant
 
 LABS = find_course().labs()
 SEEDS = (PUBLIC_SEED, *HIDDEN_SEEDS, 11, 12)
-
-
-def mutants(lab: str) -> dict[str, dict[str, Any]]:
-    from importlib import import_module
-
-    found: dict[str, dict[str, Any]] = import_module(f"grader.labs.{lab}.mutants").MUTANTS
-    return found
+Namespace = Callable[[str, Notebook], dict[str, Any]]
 
 
 def checks() -> list[Any]:
@@ -30,10 +24,10 @@ def checks() -> list[Any]:
 
 def every_mutant() -> list[Any]:
     return [
-        pytest.param(load_lab(lab).check(name), impl, id=f"{lab}-{name}-{what}")
+        pytest.param(lab, question, name, id=f"{lab}-{question}-{name}")
         for lab in LABS
-        for name, wrong in mutants(lab).items()
-        for what, impl in wrong.items()
+        for question, wrong in load_mutants(lab).items()
+        for name in wrong
     ]
 
 
@@ -42,24 +36,13 @@ def test_labkit_passes(check: Check) -> None:
     assert verdicts(check, check.reference(), SEEDS).message == ""
 
 
-@pytest.mark.parametrize(("check", "impl"), every_mutant())
-def test_mutant_dies_in_public_and_hidden(check: Check, impl: Any) -> None:
+@pytest.mark.parametrize(("lab", "question", "name"), every_mutant())
+def test_mutant_dies_in_public_and_hidden(
+    mutants: Callable[[str, str], dict[str, Any]], lab: str, question: str, name: str
+) -> None:
+    check, impl = load_lab(lab).check(question), mutants(lab, question)[name]
     assert not run_check(check, impl, PUBLIC_SEED).ok
     assert not verdicts(check, impl, HIDDEN_SEEDS).ok
-
-
-@pytest.mark.parametrize("lab", LABS)
-def test_every_check_has_at_least_two_mutants(lab: str) -> None:
-    counts = {check.name: len(mutants(lab).get(check.name, {})) for check in load_lab(lab).checks}
-    assert all(count >= 2 for count in counts.values()), counts
-
-
-def namespace(notebook: Notebook, release: Notebook) -> dict[str, Any]:
-    """Run a notebook's setup and solution cells, as the sandbox does."""
-    found: dict[str, Any] = {"__name__": "notebook"}
-    for cell in transplant(release, notebook).cells_to_run():
-        exec(compile(cell["source"], cell["id"], "exec", dont_inherit=True), found)
-    return found
 
 
 def definition_and_release(course: Course, lab: str) -> tuple[Lab, Notebook]:
@@ -67,10 +50,12 @@ def definition_and_release(course: Course, lab: str) -> tuple[Lab, Notebook]:
 
 
 @pytest.mark.parametrize("lab", LABS)
-def test_solution_passes_and_stub_fails(real_course: Course, lab: str) -> None:
+def test_solution_passes_and_stub_fails(
+    real_course: Course, namespace: Namespace, lab: str
+) -> None:
     definition, release = definition_and_release(real_course, lab)
-    solved = namespace(without_markers(read_notebook(real_course.source(lab))), release)
-    stub = namespace(copy.deepcopy(release), release)
+    solved = namespace(lab, without_markers(read_notebook(real_course.source(lab))))
+    stub = namespace(lab, release)
     for check in definition.checks:
         assert verdicts(check, solved[check.implementation], SEEDS).message == ""
         assert not run_check(check, stub[check.implementation], PUBLIC_SEED).ok
@@ -83,9 +68,11 @@ def shape_of(symbol: Any) -> list[tuple[str, Any, Any]]:
 
 
 @pytest.mark.parametrize("lab", LABS)
-def test_stub_and_reference_take_the_same_arguments(real_course: Course, lab: str) -> None:
+def test_stub_and_reference_take_the_same_arguments(
+    real_course: Course, namespace: Namespace, lab: str
+) -> None:
     definition, release = definition_and_release(real_course, lab)
-    stub = namespace(copy.deepcopy(release), release)
+    stub = namespace(lab, release)
     for check in definition.checks:
         mine, theirs = stub[check.implementation], check.reference()
         assert shape_of(mine) == shape_of(theirs), check.name

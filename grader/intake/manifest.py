@@ -1,0 +1,100 @@
+"""What one collecting took and refused, and why: a JSON file in `reports/<lab>/collected/`."""
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from grader.course import Course
+from grader.intake.limits import Limits
+from grader.intake.placing import State
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TakenFile:
+    """A file that was taken: where it lies in the submission, what it was called before."""
+
+    path: str
+    source: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Something that was not taken, and why."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """One submission of a source.
+
+    Attributes:
+        student: The student's id; empty if none could be told.
+        source: What the source calls the submission.
+        state: What became of it.
+        why: Why it was refused as a whole; empty if it was not.
+        received: The time of receipt, UTC; empty if it was refused.
+        notebook: What the notebook was called.
+        unlisted: How many more refusals there are than `refused` lists.
+    """
+
+    student: str
+    source: str
+    state: State
+    why: str = ""
+    received: str = ""
+    sha256: str = ""
+    notebook: str = ""
+    notes: tuple[str, ...] = ()
+    taken: tuple[TakenFile, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    unlisted: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """All of one collecting.
+
+    Attributes:
+        damage: Why the source could not be read to its end; empty if it could.
+        named_freely: Students whose ids were made of the names the source has.
+        strays: What was nobody's.
+    """
+
+    lab: str
+    source: str
+    layout: str
+    collected: datetime
+    limits: Limits
+    roster: bool
+    damage: str = ""
+    named_freely: tuple[str, ...] = ()
+    submissions: tuple[Submission, ...] = ()
+    strays: tuple[Refusal, ...] = field(default=())
+
+    def states(self) -> Counter[State]:
+        return Counter(submission.state for submission in self.submissions)
+
+    def as_json(self) -> str:
+        content = asdict(self) | {"schema": SCHEMA, "collected": self.collected.isoformat()}
+        content["limits"]["suffixes"] = sorted(self.limits.suffixes)
+        return json.dumps(content, indent=1) + "\n"
+
+
+def write_manifest(course: Course, manifest: Manifest) -> Path:
+    """Write a manifest under the time of its collecting; returns its path."""
+    folder = course.reports(manifest.lab) / "collected"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{manifest.collected:%Y-%m-%dT%H-%M-%S.%fZ}.json"
+    part = path.with_suffix(".part")
+    part.write_text(manifest.as_json(), encoding="utf-8")
+    os.replace(part, path)
+    return path
