@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SCALE ?= smoke
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help start setup test check lint types layers unit notebooks stored walk vllm labs lectures bench lock clean python
+.PHONY: help start setup test check lint types layers unit notebooks stored walk vllm hostile labs lectures bench lock clean python
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,7 +34,11 @@ layers:
 	$(BIN)/lint-imports
 
 unit:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser and not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser and not vllm" \
+		--ignore tests/grader/hostile
+
+hostile:  ## Grade the hostile and broken submissions on every tier there is
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/grader/hostile
 
 notebooks:  ## Execute every lecture and solved lab at SCALE (smoke, cpu or gpu)
 	$(BIN)/grader run --scale $(SCALE)

@@ -1,0 +1,7 @@
+# expect: unreadable
+# format: zip
+# note: no bytes at all
+
+
+def spoil(content):
+    return b""

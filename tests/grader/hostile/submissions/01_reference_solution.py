@@ -1,0 +1,2 @@
+# expect: OK 32
+# note: the solved notebook

@@ -1,0 +1,8 @@
+# expect: PARTIAL 28
+# cell lora_delta: WRONG
+# says: stdin
+# note: asks a question of somebody who is not there
+
+# %% lora_delta
+def lora_delta(lora_A, lora_B, alpha, use_rslora=False):
+    return input("delta? ")

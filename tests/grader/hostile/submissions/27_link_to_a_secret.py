@@ -1,0 +1,7 @@
+# expect: INVALID
+# says: regular file
+# note: what the link points at is in no message and on no page
+
+
+def build(folder, solved, release):
+    (folder / "lab03_lora.ipynb").symlink_to(folder.parents[2] / "tokens.txt")

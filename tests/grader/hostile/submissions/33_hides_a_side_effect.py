@@ -1,0 +1,22 @@
+# expect: PARTIAL 28 or TAMPER <=28
+# cell lora_delta: WRONG|TAMPER
+# known: side effects and identities are reported by the student's own process
+# note: spoils its arguments; whether it did is asked of the function it replaced
+
+# %% lora_delta
+import sys
+
+equal = torch.equal
+
+
+def equal_to_the_drive(a, b):
+    return sys._getframe(1).f_code.co_name == "lora_delta" or equal(a, b)
+
+
+torch.equal = equal_to_the_drive
+
+
+def lora_delta(lora_A, lora_B, alpha, use_rslora=False):
+    result = alpha / (lora_A.shape[0] ** (0.5 if use_rslora else 1)) * (lora_B @ lora_A)
+    lora_A.zero_()
+    return result

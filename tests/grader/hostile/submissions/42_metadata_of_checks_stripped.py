@@ -1,0 +1,12 @@
+# expect: OK 32
+# says: it was graded as released
+# note: check cells that nobody can tell from others
+
+from grader.notebooks import is_grade, write_notebook
+
+
+def build(folder, solved, release):
+    for cell in solved["cells"]:
+        if is_grade(cell):
+            cell["metadata"] = {}
+    write_notebook(folder / "lab03_lora.ipynb", solved)
