@@ -1,10 +1,11 @@
 """Collect a lab's submissions from a folder or an archive; see `grader collect --help`.
 
-When a submission was received is never a time that a student can write. In nbgrader's exchange,
-where `nbgrader submit` runs as the student and names and dates the folder, it is the time at which
-the kernel last saw the folder or a file in it change. Elsewhere it is the latest time that the
-source's files carry: what the platform, the clone or the archive gave them on their way to the
-instructor. A time in the future is taken as now.
+When a submission was received is no time that its student wrote. In nbgrader's exchange, where
+`nbgrader submit` runs as the student and names and dates the folder, it is the time at which the
+kernel last saw the folder or a file in it change. Elsewhere it is the latest time that the source's
+files carry: what the platform, the clone or the archive gave them on their way to the instructor;
+where students themselves write into such a folder, the instructor must say the time. A time in the
+future is taken as now.
 """
 
 import fcntl
@@ -215,7 +216,12 @@ class _Collecting:
         origin, notes = ready.gathered.origin, ready.assembled.notes
         if origin.late:
             notes += ("Canvas marked it late.",)
-        if origin.stamp and abs(origin.stamp.timestamp() - ready.received) > TOLERANCE_S:
+        given = self._options.received
+        if (
+            given is None
+            and origin.stamp
+            and abs(origin.stamp.timestamp() - ready.received) > TOLERANCE_S
+        ):
             notes += (f"Its folder's name says {origin.stamp}, the file system another time.",)
         return notes
 

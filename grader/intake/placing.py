@@ -67,10 +67,11 @@ def assemble(gathered: Gathered, lab: str, release: Notebook, folder: Path) -> A
         found, notes = find_submission(folder, lab, release)
     except InvalidNotebookError as error:
         raise RefusedError(f"{error}{_refused_notebook(gathered)}", whole=True) from None
+    if found.is_dir():
+        raise RefusedError(f"{found.name} is a folder", whole=True)
     name = found.relative_to(folder).as_posix()
-    others = sorted("/".join(f.path) for f in files if f.path[-1].endswith(".ipynb"))
-    if len(others) > 1:
-        others.remove(name)
+    books = {"/".join(file.path) for file in files if file.path[-1].endswith(".ipynb")}
+    if others := sorted(books - {name}):
         notes = [*notes, f"Notebooks that are not graded: {', '.join(others)}."]
     found.rename(folder / f"{lab}.ipynb")
     return Assembled(

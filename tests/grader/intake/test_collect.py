@@ -154,6 +154,15 @@ def test_a_renamed_notebook_is_matched_by_its_cells(
     assert by_student["foxeli_14"].state is State.COLLECTED
 
 
+def test_a_folder_called_as_the_notebook_is_refused_alone(
+    own: Course, answer: Answer, zipped: Make, take: Take
+) -> None:
+    odd = ((f"eve/{name}", answer()) for name in (f"{LAB}.ipynb/a.ipynb", "b.ipynb", "c.ipynb"))
+    manifest = take(zipped((f"ada/{LAB}.ipynb", answer()), *odd))
+    assert states(manifest) == {"ada": "collected", "eve": "refused"}
+    assert manifest.submissions[1].why == f"{LAB}.ipynb is a folder"
+
+
 def test_a_refused_notebook_is_named_as_the_reason(
     zipped: Make, answer: Answer, take: Take
 ) -> None:
