@@ -24,10 +24,10 @@ from pathlib import Path
 from benchmarks import otter_peer
 from benchmarks.peers import RESULTS
 from grader import sample_class
-from grader.autograde import autograde
 from grader.course import Course, add_tools_to_path, find_course
+from grader.grading.autograde import autograde
 from grader.notebooks import Notebook, grade_id, is_solution, read_notebook, write_notebook
-from grader.release import release
+from grader.release.generate import release
 from grader.results import Result
 from labkit.runtime.records import Record, append_record
 
@@ -99,7 +99,7 @@ def grade_by_nbgrader(course: Course, students: list[str], folder: Path) -> floa
 
 def scores_of(course: Course, students: list[str]) -> dict[str, float]:
     """The students' scores in a course's gradebook."""
-    from grader.gradebook import opened
+    from grader.gradebook.writer import opened
 
     with opened(course) as gradebook:
         return {name: gradebook.find_submission(LAB, name).score for name in students}

@@ -21,12 +21,12 @@ from grader.box.boxes import Boxes
 from grader.box.tier import Tier
 from grader.checks.core import load_lab
 from grader.course import Course
-from grader.grading import Grading, imported_by
+from grader.grading.questions import answer
+from grader.grading.submission import Grading, imported_by
 from grader.mutants import load_mutants, mutated
 from grader.notebooks import Notebook, read_notebook, write_notebook
-from grader.questions import answer
 from grader.results import CellResult, Result, Status
-from grader.sample_class import without_markers
+from grader.solved import without_markers
 
 LEAST_MUTANTS = 3
 # Of its own text and not of what it does: such a mutant says nothing about the check.

@@ -11,7 +11,7 @@ from importlib import import_module
 
 from grader.checks.core import load_lab
 from grader.notebooks import Notebook, grade_id, is_solution, source
-from grader.sample_class import without_markers
+from grader.solved import without_markers
 
 # Either pairs (text of the solution, what stands there instead) or a whole body of the solution.
 Mutant = str | Sequence[tuple[str, str]]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from grader.checks.core import load_lab
 from grader.course import Course
-from grader.leaks import solution_regions
 from grader.notebooks import Notebook, grade_id, is_solution, read_notebook, source, write_notebook
+from grader.solved import without_markers
 from grader.transplant import transplant
 
 CHEAT = """
@@ -96,18 +96,6 @@ def write(course: Course, lab: str) -> list[Path]:
         write_notebook(path, sample.notebook)
         paths.append(path)
     return paths
-
-
-def without_markers(solved: Notebook) -> Notebook:
-    """The solved notebook as a student would hand it in: the answers without their markers."""
-    notebook = copy.deepcopy(solved)
-    for cell in notebook["cells"]:
-        if is_solution(cell):
-            assert solution_regions(cell), grade_id(cell)
-            lines = source(cell).splitlines()
-            kept = [line for line in lines if line.strip()[:4] != "### "]
-            cell["source"] = "\n".join(kept)
-    return notebook
 
 
 def _mixed(release: Notebook, full: Notebook, answered: set[str]) -> Notebook:

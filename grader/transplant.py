@@ -1,6 +1,7 @@
 """Rebuild a submission from the release notebook: only its solution cells are taken.
 
-Of the cells a person grades, outputs are taken too, as far as `grader.manual` lets them through.
+Of the cells a person grades, outputs are taken too, as far as `grader.manual` lets them
+through.
 """
 
 import copy

@@ -191,7 +191,7 @@ def steps(extra):
         Step(
             f"install-{extra}",
             f"Install the pinned set, extra [{extra}], into .venv",
-            sources("constraints.txt", "pyproject.toml"),
+            sources("constraints.txt", "pyproject.toml", "setup.py", "grader/launcher/**/*"),
             lambda: install(extra),
         ),
         Step("model", "Prepare SmolLM2-135M", sources("labkit/model/gguf_file.py"), prepare_model),

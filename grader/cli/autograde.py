@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(course: Course, arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from grader import report
-    from grader.autograde import autograde
+    from grader.grading.autograde import autograde
+    from grader.reports import class_report as report
     from labkit.runtime.progress import progress
 
     tier = Tier(arguments.tier)
@@ -35,7 +35,7 @@ def run(course: Course, arguments: argparse.Namespace) -> int:
         )
     elsewhere = None
     if arguments.broker:
-        from grader.distributed import Remote
+        from grader.grading.distributed import Remote
 
         elsewhere = Remote(course, arguments.lab, tier, arguments.broker)
     results = autograde(

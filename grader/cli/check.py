@@ -14,7 +14,7 @@ from grader.course import Course
 from grader.results import Status
 
 if TYPE_CHECKING:
-    from grader.selfcheck import Exercise
+    from grader.learner.selfcheck import Exercise
 
 SUMMARY = "check your own notebook"
 GREEN, RED, YELLOW = 32, 31, 33
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
-    from grader import progress, selfcheck
+    from grader.learner import progress, selfcheck
 
     lab, chosen = arguments.lab, arguments.notebook
     if lab is None:

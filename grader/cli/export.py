@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
-    from grader import export
+    from grader.reports import export
 
     scores = export.read_scores(
         course, arguments.lab, roster=arguments.roster, column=arguments.column

@@ -12,7 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
-    from grader import feedback, report
+    from grader.reports import class_report as report
+    from grader.reports import feedback
 
     pages = feedback.write(course, arguments.lab)
     print(f"{len(pages)} pages: feedback/<student>/{arguments.lab}/{arguments.lab}.html")

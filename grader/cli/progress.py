@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from grader.course import Course, safe_name
 
 if TYPE_CHECKING:
-    from grader.progress import LabProgress
+    from grader.learner.progress import LabProgress
 
 SUMMARY = "show which exercises pass and the minutes left"
 LINE = "{:<20} {:>9} {:>9} {:>13}"
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
-    from grader.progress import labs_in, progress
+    from grader.learner.progress import labs_in, progress
 
     labs = [safe_name(lab, "lab") for lab in arguments.labs] or labs_in(course)
     if not labs:

@@ -7,8 +7,8 @@ from grader.box.tier import Tier
 from grader.course import Course
 
 if TYPE_CHECKING:
-    from grader.history import Entry
-    from grader.regrade import Change
+    from grader.gradebook.history import Entry
+    from grader.grading.regrade import Change
     from grader.results import CellResult
 
 SUMMARY = "grade again, keeping the old result"
@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
-    from grader import regrade, report
+    from grader.grading import regrade
+    from grader.reports import class_report as report
 
     tier = Tier(arguments.tier)
     students = arguments.student or regrade.outdated(course, arguments.lab, tier)
@@ -45,7 +46,7 @@ def run(course: Course, arguments: argparse.Namespace) -> int:
 
 
 def _lines(entry: "Entry") -> list[str]:
-    from grader.regrade import changes
+    from grader.grading.regrade import changes
 
     before, after = entry.before, entry.after
     assert after is not None, "a regrade yields closed entries"

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
-    from grader import release
+    from grader.release import generate as release
 
     labs = arguments.labs or course.labs()
     if not arguments.check:

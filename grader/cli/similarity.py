@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
-    from grader import similarity, similarity_report
+    from grader.similarity import compare as similarity
+    from grader.similarity import page as similarity_report
 
     settings = similarity.Settings(least=arguments.least, common=arguments.common)
     found = similarity.compare(course, arguments.lab, settings)

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
-    from grader import student_repo
+    from grader.release import student_repo
 
     if arguments.folder is None and arguments.link is None:
         raise ValueError("name a folder to write to, or --link HUB REPOSITORY")

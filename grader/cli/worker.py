@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
-    from grader import distributed
+    from grader.grading import distributed
 
     distributed.work(course, arguments.broker, arguments.jobs)
     return 0

@@ -5,7 +5,6 @@ latest by its time of receipt is also in `submitted/<student>/<lab>/`. A folder'
 modification is the receipt. Killed at any point, collecting the same source again ends the same.
 """
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -14,8 +13,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from grader.counting import attempts
 from grader.course import Course
+from grader.gradebook.counting import attempts, content_sha256
 from grader.intake.limits import RefusedError
 from grader.intake.names import STAMPS
 from grader.intake.reading import Gathered, Taken
@@ -86,19 +85,6 @@ def assemble(gathered: Gathered, lab: str, release: Notebook, folder: Path) -> A
 def _refused_notebook(gathered: Gathered) -> str:
     refused = [why for path, why in gathered.refused if path.lower().endswith(".ipynb")]
     return f"; of the one handed in, {refused[0]}" if refused else ""
-
-
-def content_sha256(folder: Path) -> str:
-    """A hash of a submission's files and their paths; its time stamp is none of them."""
-    digest = hashlib.sha256()
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    for path in sorted(files):
-        name = path.relative_to(folder).as_posix()
-        if name != TIMESTAMP:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{content} {name}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from grader.checks.core import load_lab
 from grader.course import Course, find_course
 from grader.mutants import load_mutants, mutated
 from grader.notebooks import Notebook, grade_id, read_notebook, tags, write_notebook
-from grader.release import release
+from grader.release.generate import release
 from grader.transplant import transplant
 
 LAB = "lab03_lora"

@@ -18,7 +18,7 @@ from grader.cli import main as command
 from grader.cli.command_line import build_parser
 from grader.course import Course
 from grader.notebooks import read_notebook, write_notebook
-from grader.sample_class import without_markers
+from grader.solved import without_markers
 from grader.transplant import transplant
 
 LAB = "lab03_lora"
@@ -84,7 +84,7 @@ def test_the_exchange_brings_a_submission_back(course: Course, tmp_path: Path) -
     answers = transplant(read_notebook(course.release(LAB)), solved).notebook
     learner = tmp_path / "home" / "llm-engineering-lab"
     write_notebook(learner / "labs" / LAB / f"{LAB}.ipynb", answers)
-    template = Path(command.__file__).parents[1] / "student_templates"
+    template = Path(command.__file__).parents[1] / "release" / "student_templates"
     shutil.copy(template / "nbgrader_config.py.template", learner / "nbgrader_config.py")
     exchange.mkdir()
     exchange.chmod(0o777)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from grader.box.tier import Tier
-from grader.counting import attempts, choose, grade_counted, put_forward, to_grade
 from grader.course import Course
+from grader.gradebook.counting import attempts, choose, grade_counted, put_forward, to_grade
 from grader.policy import FILE, LabPolicy, load_policy, parse
 from grader.results import Result, Status
 

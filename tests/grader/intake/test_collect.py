@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grader.cli.main import main
-from grader.counting import attempts
 from grader.course import Course
+from grader.gradebook.counting import attempts
 from grader.intake import collection, placing
 from grader.intake.manifest import Manifest
 from grader.intake.names import student_id

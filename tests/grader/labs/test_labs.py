@@ -8,10 +8,10 @@ import pytest
 
 from grader.checks.core import HIDDEN_SEEDS, PUBLIC_SEED, Check, Lab, load_lab, run_check, verdicts
 from grader.course import Course, find_course
-from grader.grading import graded_cells
+from grader.grading.submission import graded_cells
 from grader.mutants import load_mutants
 from grader.notebooks import Notebook, read_notebook
-from grader.sample_class import without_markers
+from grader.solved import without_markers
 
 LABS = find_course().labs()
 SEEDS = (PUBLIC_SEED, *HIDDEN_SEEDS, 11, 12)

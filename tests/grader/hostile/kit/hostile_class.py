@@ -11,7 +11,7 @@ from hostile_submissions import Submission
 
 from grader.course import Course
 from grader.notebooks import Notebook, grade_id, is_solution, read_notebook, source, write_notebook
-from grader.sample_class import without_markers
+from grader.solved import without_markers
 from grader.transplant import transplant
 
 LAB = "lab03_lora"

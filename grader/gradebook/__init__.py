@@ -1,0 +1,1 @@
+"""The gradebook and what people decide in it: one writer, manual grades, attempts, penalties."""

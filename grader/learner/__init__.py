@@ -1,0 +1,1 @@
+"""What a learner runs: the checks of their own notebook, and how far they are."""

@@ -1,0 +1,1 @@
+"""Which submissions share code of their own, as a signal for people."""

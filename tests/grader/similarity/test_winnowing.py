@@ -1,0 +1,67 @@
+"""Winnowing keeps its promise: every shared run of GUARANTEE tokens is found, none shorter."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grader.similarity.winnowing import (
+    GUARANTEE,
+    NOISE,
+    WINDOW,
+    Fingerprinted,
+    Run,
+    fingerprint,
+    kgrams,
+    shared_runs,
+    winnow,
+)
+
+
+def printed(words: list[str]) -> Fingerprinted:
+    return fingerprint(words, kgrams(words))
+
+
+@given(
+    st.lists(st.integers(0, 9), max_size=40),
+    st.sets(st.integers(0, 9), max_size=4),
+)
+def test_winnowing_is_the_papers_definition(hashes: list[int], ignored: set[int]) -> None:
+    expected = set()
+    for start in range(len(hashes) - WINDOW + 1):
+        window = [at for at in range(start, start + WINDOW) if hashes[at] not in ignored]
+        if window:
+            expected.add(min(window, key=lambda at: (hashes[at], -at)))
+    assert sorted(winnow(hashes, ignored)) == sorted(expected)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_shared_run_of_the_guaranteed_length_is_found(seed: int) -> None:
+    rng = random.Random(seed)
+    run = [f"r{at}" for at in range(GUARANTEE)]
+    before, after = rng.randrange(40), rng.randrange(40)
+    one = [f"a{at}" for at in range(before)] + run + [f"b{at}" for at in range(rng.randrange(40))]
+    two = [f"c{at}" for at in range(after)] + run + [f"d{at}" for at in range(rng.randrange(40))]
+    assert shared_runs(printed(one), printed(two)) == [Run(before, after, GUARANTEE)]
+
+
+def test_a_run_that_is_partly_ignored_is_found_and_one_too_short_is_not() -> None:
+    run = [f"r{at}" for at in range(GUARANTEE)]
+    hashes = kgrams(run)
+    ignored = set(hashes[1:])
+    both = fingerprint(run, hashes, ignored)
+    assert shared_runs(both, both) == [Run(0, 0, GUARANTEE)]
+    assert shared_runs(printed(run), fingerprint(run, hashes, set(hashes))) == []
+    one, two = ["a", *run[1:], "b"], ["c", *run[1:], "d"]
+    assert shared_runs(printed(one), printed(two)) == []
+
+
+def test_runs_in_another_order_do_not_overlap() -> None:
+    left, right = ([f"{side}{at}" for at in range(30)] for side in "lr")
+    runs = shared_runs(printed([*left, *right]), printed([*right, "x", *left, *left[:20]]))
+    assert runs == [Run(0, 31, 30), Run(30, 0, 30)]
+
+
+def test_fingerprints_are_the_same_in_every_process() -> None:
+    assert kgrams(["name"] * NOISE) == [7837985351688373070]
