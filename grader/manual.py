@@ -44,7 +44,7 @@ def carry(notebook: Notebook, submitted: Notebook) -> None:
         notebook: The release notebook with the student's answers already in it; changed in place.
         submitted: The student's notebook, unchecked.
     """
-    stored = {grade_id(cell): cell for cell in submitted["cells"] if isinstance(cell, dict)}
+    stored = {grade_id(cell): cell for cell in submitted["cells"]}
     cells: list[Cell] = []
     for cell in notebook["cells"]:
         cells.append(cell)
@@ -110,8 +110,6 @@ def _work_below(task: str, release: Notebook, submitted: Notebook) -> list[Cell]
     work: list[Cell] = []
     below = False
     for cell in submitted["cells"]:
-        if not isinstance(cell, dict):
-            continue
         if grade_id(cell) in names or source(cell) in texts:
             below = grade_id(cell) == task
         elif below and source(cell).strip() and len(work) < MAX_WORK_CELLS:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 Notebook = dict[str, Any]
 Cell = dict[str, Any]
 MAX_NOTEBOOK_BYTES = 20 * 2**20
-MAX_CELLS = 2_000
+MAX_CELLS = 20_000
 MAX_CONTAINERS = 1_000_000
 MAX_DEPTH = 100
 SHOWN_CHARACTERS = 80

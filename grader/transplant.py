@@ -6,6 +6,9 @@ through.
 
 import copy
 import hashlib
+import os
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +25,9 @@ from grader.notebooks import (
     source,
     tags,
 )
+
+MAX_ANSWER_CHARACTERS = 200_000
+MAX_NOTEBOOKS = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,20 +73,24 @@ def _runs(cell: Cell) -> bool:
 def find_submission(folder: Path, lab: str, release: Notebook) -> tuple[Path, list[str]]:
     """Find the notebook in a submission's folder, by name or else by its grade_ids.
 
+    Links of either kind are refused: what they lead to may be somebody else's work.
+
     Raises:
-        InvalidNotebookError: There is none that belongs to this lab.
+        InvalidNotebookError: There is none that belongs to this lab, or it is a link.
     """
+    if folder.is_symlink() or folder.parent.is_symlink():
+        raise InvalidNotebookError("the submission's folder is a link: hand in a folder of files")
     named = folder / f"{lab}.ipynb"
-    if named.exists() or named.is_symlink():
-        return named, []
+    if os.path.lexists(named):
+        return _no_link(named), []
     wanted = {grade_id(cell) for cell in release["cells"] if is_solution(cell)}
     found: list[tuple[int, Path]] = []
-    for path in sorted(folder.rglob("*.ipynb")):
+    for path in sorted(_notebooks_below(folder))[:MAX_NOTEBOOKS]:
         try:
-            cells = read_notebook(path)["cells"]
+            cells = read_notebook(_no_link(path))["cells"]
         except InvalidNotebookError:
             continue
-        matches = sum(grade_id(cell) in wanted for cell in cells if isinstance(cell, dict))
+        matches = sum(grade_id(cell) in wanted for cell in cells)
         found += [(matches, path)] if matches else []
     if not found:
         raise InvalidNotebookError(f"there is no notebook of {lab} in the submission")
@@ -88,11 +98,29 @@ def find_submission(folder: Path, lab: str, release: Notebook) -> tuple[Path, li
     return best, [f"The notebook was called {best.name!r}; it was matched by its cells."]
 
 
+def _notebooks_below(folder: Path) -> Iterator[Path]:
+    """Notebooks in a folder and below; what cannot be opened is passed over."""
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names if name.endswith(".ipynb"))
+
+
+def _no_link(path: Path) -> Path:
+    """Refuse a file that is or has another name; one that cannot be looked at, reading refuses."""
+    try:
+        status = path.lstat()
+    except (OSError, ValueError):
+        return path
+    if stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1):
+        raise InvalidNotebookError(f"{path.name[:40]!r} is a link: hand in the file itself")
+    return path
+
+
 def transplant(release: Notebook, submitted: Notebook) -> Transplanted:
     """Copy the submission's solution cells into the release notebook by grade_id.
 
-    Of duplicated cells the last counts, as in nbgrader. Everything else the student changed,
-    added or deleted is ignored; what matters to a reader is noted.
+    Of duplicated cells the last counts, as in nbgrader, and one that is still marked as an answer
+    before one that is not. Everything else the student changed, added or deleted is ignored; what
+    matters to a reader is noted.
     """
     answers, notes = _answers(release, submitted)
     notebook = copy.deepcopy(release)
@@ -113,17 +141,25 @@ def transplant(release: Notebook, submitted: Notebook) -> Transplanted:
 
 def _answers(release: Notebook, submitted: Notebook) -> tuple[dict[str, str], list[str]]:
     wanted = {grade_id(cell): cell for cell in release["cells"] if is_solution(cell)}
+    found: dict[str, list[Cell]] = {}
+    for cell in submitted["cells"]:
+        if grade_id(cell) in wanted:
+            found.setdefault(grade_id(cell), []).append(cell)
     answers: dict[str, str] = {}
     notes: list[str] = []
-    for cell in submitted["cells"]:
-        if not isinstance(cell, dict) or grade_id(cell) not in wanted:
-            continue
-        name = grade_id(cell)
-        if name in answers:
+    for name, cells in found.items():
+        counts = ([cell for cell in cells if is_solution(cell)] or cells)[-1]
+        answers[name] = source(counts)
+        if len(cells) > 1:
             notes.append(f"The solution cell {name!r} is there more than once; the last counts.")
-        if cell.get("cell_type") != wanted[name]["cell_type"]:
+        if counts.get("cell_type") != wanted[name]["cell_type"]:
             notes.append(f"The solution cell {name!r} had its type changed.")
-        answers[name] = source(cell)
+        if (length := len(answers[name])) > MAX_ANSWER_CHARACTERS:
+            answers[name] = source(wanted[name])
+            notes.append(
+                f"The solution cell {name!r} has {length} characters, more than "
+                f"{MAX_ANSWER_CHARACTERS}: it was left out."
+            )
     return answers, notes
 
 
@@ -131,7 +167,7 @@ def _changed_grade_cells(release: Notebook, submitted: Notebook) -> list[str]:
     """Note check cells that were deleted, duplicated or edited; they are graded as released."""
     found: dict[str, list[str]] = {}
     for cell in submitted["cells"]:
-        if isinstance(cell, dict) and (name := grade_id(cell)):
+        if name := grade_id(cell):
             found.setdefault(name, []).append(source(cell))
     notes = []
     for cell in release["cells"]:

@@ -23,6 +23,8 @@ def explain(symbol: str, error: BaseException) -> str:
     if isinstance(error, NotImplementedError):
         return f"{symbol} is not written yet: replace the line `raise NotImplementedError()`."
     text = str(error)
+    if isinstance(error, EOFError):
+        text += " (nobody answers input() here)"
     text = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
     if isinstance(error, ContractError):
         return text if text.endswith(("?", ".")) else f"{text}."

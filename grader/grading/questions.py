@@ -9,6 +9,7 @@ from grader.checks.core import Check
 from grader.grading.attempt import Attempt, Outcome
 from grader.results import CellResult, Status
 
+MOST_CHARACTERS = 2_000
 BLOCKED = "this exercise needs {needs}, which the grading machine does not have: it was not graded"
 
 
@@ -81,11 +82,17 @@ def _ask(
         points=question.points,
         score=question.points if outcome.status is Status.OK else 0.0,
         status=outcome.status,
-        message=outcome.message,
+        message=_plain(outcome.message),
         seeds=seeds,
         seconds=round(time.monotonic() - started, 3),
-        detail=outcome.detail,
+        detail=_plain(outcome.detail),
     )
+
+
+def _plain(text: str) -> str:
+    """A text that a box had a part in, as long as a sentence may be and without control codes."""
+    text = text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _has(needs: str) -> bool:

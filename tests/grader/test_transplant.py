@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,9 +133,12 @@ def test_what_is_no_notebook_gets_a_sentence(tmp_path: Path, content: bytes, sen
 
 
 @pytest.mark.parametrize("cell", [7, None, {}, {"metadata": 3}, {"metadata": {"nbgrader": []}}])
-def test_odd_cells_are_passed_over(release: Notebook, mine: Notebook, cell: object) -> None:
+def test_odd_cells_are_passed_over(
+    tmp_path: Path, release: Notebook, mine: Notebook, cell: object
+) -> None:
     mine["cells"].insert(0, cell)
-    assert transplant(release, mine).answered == {"lora_delta"}
+    write_notebook(tmp_path / "odd.ipynb", mine)
+    assert transplant(release, read_notebook(tmp_path / "odd.ipynb")).answered == {"lora_delta"}
 
 
 def test_a_link_is_not_followed(tmp_path: Path, mine: Notebook) -> None:
@@ -142,6 +146,62 @@ def test_a_link_is_not_followed(tmp_path: Path, mine: Notebook) -> None:
     (tmp_path / "x.ipynb").symlink_to(tmp_path / "secret")
     with pytest.raises(InvalidNotebookError, match="not a regular file"):
         read_notebook(tmp_path / "x.ipynb")
+
+
+@pytest.mark.parametrize("name", [f"{LAB}.ipynb", "mine.ipynb"])
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_second_name_of_somebody_elses_file_is_refused(
+    tmp_path: Path, release: Notebook, mine: Notebook, name: str, link: Callable[..., None]
+) -> None:
+    write_notebook(tmp_path / "ben" / "secret", mine)
+    (tmp_path / "ada" / LAB).mkdir(parents=True)
+    link(tmp_path / "ben" / "secret", tmp_path / "ada" / LAB / name)
+    with pytest.raises(InvalidNotebookError, match=r"is a link|no notebook"):
+        find_submission(tmp_path / "ada" / LAB, LAB, release)
+
+
+@pytest.mark.parametrize("linked", ["ada", f"ada/{LAB}"])
+def test_a_folder_that_leads_to_somebody_elses_is_refused(
+    tmp_path: Path, release: Notebook, mine: Notebook, linked: str
+) -> None:
+    write_notebook(tmp_path / "ben" / LAB / f"{LAB}.ipynb", mine)
+    (tmp_path / linked).parent.mkdir(exist_ok=True)
+    (tmp_path / linked).symlink_to(tmp_path / linked.replace("ada", "ben"))
+    with pytest.raises(InvalidNotebookError, match="folder is a link"):
+        find_submission(tmp_path / "ada" / LAB, LAB, release)
+
+
+def test_folders_deeper_than_a_path_may_be_long_are_passed_over(
+    tmp_path: Path, release: Notebook, mine: Notebook
+) -> None:
+    write_notebook(tmp_path / LAB / "mine.ipynb", mine)
+    inside = os.open(tmp_path / LAB, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=inside)
+        deeper = os.open("d" * 200, os.O_RDONLY, dir_fd=inside)
+        os.close(inside)
+        inside = deeper
+    os.close(os.open("x.ipynb", os.O_CREAT | os.O_WRONLY, dir_fd=inside))
+    os.close(inside)
+    assert find_submission(tmp_path / LAB, LAB, release)[0].name == "mine.ipynb"
+
+
+def test_a_check_cell_with_an_answers_name_takes_no_answers_place(
+    release: Notebook, mine: Notebook
+) -> None:
+    answer = cell_named(mine, "lora_delta")
+    copied = copy.deepcopy(answer) | {"source": "1 / 0"}
+    copied["metadata"]["nbgrader"] |= {"solution": False, "grade": True}
+    mine["cells"].append(copied)
+    assert "1 / 0" not in str(transplant(release, mine).notebook["cells"])
+
+
+def test_an_answer_of_megabytes_is_left_out(release: Notebook, mine: Notebook) -> None:
+    answer = cell_named(mine, "lora_delta")
+    answer["source"] = "#" * 10**6
+    done = transplant(release, mine)
+    assert grade_id(answer) not in done.answered
+    assert "has 1000000 characters, more than 200000: it was left out" in str(done.notes)
 
 
 def test_a_renamed_notebook_is_found_by_its_cells(
