@@ -17,12 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grader.box.boxes import Boxes
 from grader.box.tier import Tier
 from grader.checks.core import load_lab
 from grader.course import Course
 from grader.grading.questions import answer
-from grader.grading.submission import Grading, imported_by
+from grader.grading.submission import Grading, boxes_for
 from grader.mutants import load_mutants, mutated
 from grader.notebooks import Notebook, read_notebook, write_notebook
 from grader.results import CellResult, Result, Status
@@ -170,8 +169,10 @@ def grade(
         NoSandboxError: No box of this tier can be started.
     """
     definition, release = load_lab(lab), read_notebook(course.release(lab))
-    boxes = Boxes(definition, tier, imports=imported_by(release))
-    with tempfile.TemporaryDirectory(prefix="grader-mutants-") as folder, boxes:
+    with (
+        tempfile.TemporaryDirectory(prefix="grader-mutants-") as folder,
+        boxes_for(course, definition, tier) as boxes,
+    ):
         own = Course(root=Path(folder))
         own.seed_key.write_text(hashlib.sha256(str(seed).encode()).hexdigest())
         write_notebook(own.release(lab), release)

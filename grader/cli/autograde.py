@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(course: Course, arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from grader.grading.autograde import autograde
+    from grader.grading.autograde import UngradedError, autograde
     from grader.reports import class_report as report
     from labkit.runtime.progress import progress
 
@@ -49,11 +49,17 @@ def run(course: Course, arguments: argparse.Namespace) -> int:
     )
     total = len(arguments.student or course.students(arguments.lab))
     bar = progress(results, total=total, desc=arguments.lab, unit="student")
-    for index, result in enumerate(bar):
-        if index == 0:
-            tqdm.write(LINE.format("student", "status", "points", "time", "why"))
-        tqdm.write(_line(result))
+    failed = None
+    try:
+        for index, result in enumerate(bar):
+            if index == 0:
+                tqdm.write(LINE.format("student", "status", "points", "time", "why"))
+            tqdm.write(_line(result))
+    except UngradedError as error:
+        failed = error
     print(f"Class report: {report.write(course, arguments.lab).relative_to(course.root)}")
+    if failed is not None:
+        raise failed
     return 0
 
 

@@ -8,22 +8,25 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TypeVar
 
-from grader.box.boxes import Boxes
 from grader.box.tier import Tier
 from grader.checks.core import Lab, load_lab
 from grader.course import Course, is_safe_name
 from grader.gradebook.counting import grade_counted
 from grader.gradebook.writer import ensure_assignment, opened, record, write_autograded
 from grader.grading.questions import Job, answer
-from grader.grading.submission import Grading, imported_by
-from grader.notebooks import read_notebook
+from grader.grading.submission import Grading, boxes_for
 from grader.policy import LabPolicy, load_policy
 from grader.results import CellResult, Result, write_result
+from grader.transplant import Transplanted
 
 Answer = Callable[[Job], tuple[CellResult, ...]]
 AHEAD = 4
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+class UngradedError(ValueError):
+    """The grader itself failed on some submissions; the message says on which."""
 
 
 def autograde(
@@ -53,6 +56,7 @@ def autograde(
     Raises:
         ValueError: No such lab, not released, no such submission, or a policy that forbids this.
         NoSandboxError: No box of this tier can be started.
+        UngradedError: At the end: the grader failed on a submission, all others are graded.
     """
     definition, release_path = load_lab(lab), course.release(lab)
     if not release_path.is_file():
@@ -63,7 +67,7 @@ def autograde(
     rules = policy.lab(lab) if policy else LabPolicy()
     chosen, unsafe = _chosen(course, lab, students)
     ensure_assignment(course, lab)
-    here = _boxes(course, definition, tier) if elsewhere is None else nullcontext(elsewhere)
+    here = _here(course, definition, tier) if elsewhere is None else nullcontext(elsewhere)
     with here as ask:
         grading = Grading(course, definition, tier, ask, fresh=fresh)
         for name in unsafe:
@@ -71,20 +75,42 @@ def autograde(
             write_result(course.result(lab, refused.student), refused)
             yield refused
         with opened(course) as gradebook:
-            grade = partial(grade_counted, course, lab, rules, grading.grade)
+            failed: list[str] = []
+            grade = partial(_graded, course, lab, rules, grading, failed)
             for result, submission in _in_order(grade, chosen, jobs or _cores()):
                 write_result(course.result(lab, result.student), result)
                 if submission is not None:
                     write_autograded(course, result, submission)
                 record(gradebook, result, submission, policy=policy)
                 yield result
+    if failed:
+        raise UngradedError(
+            f"the grader failed on {', '.join(sorted(failed))} and graded all others; what it "
+            f"failed with stands in reports/{lab}/failures: please report it"
+        )
+
+
+def _graded(
+    course: Course,
+    lab: str,
+    rules: LabPolicy,
+    grading: Grading,
+    failed: list[str],
+    student: str,
+) -> tuple[Result, Transplanted | None]:
+    """Grade one student; what nobody has foreseen in a submission costs no other one."""
+    try:
+        return grade_counted(course, lab, rules, grading.grade, student)
+    except OSError:
+        raise
+    except Exception as error:
+        failed.append(student)
+        return grading.failed(student, error), None
 
 
 @contextmanager
-def _boxes(course: Course, lab: Lab, tier: Tier) -> Iterator[Answer]:
-    """Boxes on this machine, which know what the release's setup cells import."""
-    imports = imported_by(read_notebook(course.release(lab.name)))
-    with Boxes(lab, tier, imports=imports) as boxes:
+def _here(course: Course, lab: Lab, tier: Tier) -> Iterator[Answer]:
+    with boxes_for(course, lab, tier) as boxes:
         yield partial(answer, boxes)
 
 

@@ -24,8 +24,7 @@ from grader.checks.core import load_lab
 from grader.course import Course
 from grader.grading.cache import environment
 from grader.grading.questions import Job, answer
-from grader.grading.submission import imported_by, versions
-from grader.notebooks import read_notebook
+from grader.grading.submission import boxes_for, versions
 from grader.results import CellResult
 
 AWAY = (OSError, OperationalError, RedisError)
@@ -147,8 +146,7 @@ class Worker:
         with self._lock:
             key = (lab, str(tier))
             if key not in self._boxes:
-                imports = imported_by(read_notebook(self._course.release(lab)))
-                self._boxes[key] = Boxes(load_lab(lab), tier, imports=imports).__enter__()
+                self._boxes[key] = boxes_for(self._course, load_lab(lab), tier).__enter__()
             return self._boxes[key]
 
     def close(self) -> None:

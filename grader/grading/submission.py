@@ -7,6 +7,7 @@ import os
 import platform
 import secrets
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from grader.box.boxes import Boxes
 from grader.box.tier import Limits, Tier
 from grader.checks.core import PUBLIC_SEED, Check, Lab
 from grader.course import Course
@@ -120,11 +122,16 @@ class Grading:
         self._cache = Cache(course.cache(lab.name), environment(lab.name, path, *facts))
 
     def grade(self, student: str) -> tuple[Result, Transplanted | None]:
-        """Grade what lies in a student's folder; never raises for what the student handed in."""
+        """Grade what lies in a student's folder; never raises for what the student handed in.
+
+        Raises:
+            OSError: This machine cannot grade it now: no box can be made, no worker answers.
+        """
         started = time.monotonic()
         folder = self._course.submitted(self._lab.name, student).parent
         result = self._result(folder, student)
         try:
+            _stamp(folder)
             path, found = find_submission(folder, self._lab.name, self._release)
             submission = transplant(self._release, read_notebook(path))
         except InvalidNotebookError as error:
@@ -168,6 +175,15 @@ class Grading:
         cells = tuple(submission.cells_to_run())
         return Job(lab=self._lab.name, cells=cells, questions=tuple(asked))
 
+    def failed(self, student: str, error: Exception) -> Result:
+        """The INVALID result of a submission that the grader itself fails on, with a trace."""
+        path = self._course.reports(self._lab.name) / "failures" / f"{student}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        folder = self._course.submitted(self._lab.name, student).parent
+        reason = f"the grader failed on it ({type(error).__name__}): it has not been graded"
+        return _invalid(self._result(folder, student), reason)
+
     def refuse(self, name: str) -> Result:
         """The INVALID result of a folder in `submitted/` whose name cannot be a student's id.
 
@@ -190,7 +206,7 @@ class Grading:
             lab=self._lab.name,
             max_score=sum(cell.points for cell in self._cells),
             tier=str(self._tier),
-            received=_stamp_receipt(folder),
+            received=_receipt(folder).isoformat(),
             versions=self._versions,
         )
 
@@ -199,7 +215,12 @@ def _invalid(result: Callable[..., Result], reason: str) -> Result:
     return result(status=Status.INVALID, reason=reason, score=0.0, sha256="", seconds=0.0)
 
 
-def imported_by(release: Notebook) -> tuple[str, ...]:
+def boxes_for(course: Course, lab: Lab, tier: Tier) -> Boxes:
+    """Boxes that have imported what the release's setup cells import; to be entered."""
+    return Boxes(lab, tier, imports=_imported_by(read_notebook(course.release(lab.name))))
+
+
+def _imported_by(release: Notebook) -> tuple[str, ...]:
     """Modules that the release's own setup cells import: safe to import once for everybody."""
     names: dict[str, None] = {}
     for cell in transplant(release, release).cells_to_run():
@@ -214,17 +235,27 @@ def imported_by(release: Notebook) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _stamp_receipt(folder: Path) -> str:
-    """When it arrived by this machine's clock, also written where formgrader compares it.
+def _receipt(folder: Path) -> datetime:
+    """When a submission arrived by this machine's clock: its folder's time of modification."""
+    return datetime.fromtimestamp(int(folder.stat().st_mtime), UTC)
 
-    A student's own time stamp is replaced. The folder keeps its time of modification, which is
-    the receipt, so that grading again finds the same.
+
+def _stamp(folder: Path) -> None:
+    """Write the receipt where formgrader compares it, in place of a student's own time stamp.
+
+    The folder keeps its time, so that grading again finds the same.
+
+    Raises:
+        InvalidNotebookError: The folder cannot be written to.
     """
-    status = folder.stat()
-    received = datetime.fromtimestamp(int(status.st_mtime), UTC)
-    stamp = folder / TIMESTAMP
-    if stamp.is_symlink() or not stamp.is_dir():
+    status, stamp, received = folder.stat(), folder / TIMESTAMP, _receipt(folder)
+    if stamp.is_dir() and not stamp.is_symlink():
+        return
+    try:
         stamp.unlink(missing_ok=True)
         stamp.write_text(f"{received:%Y-%m-%d %H:%M:%S} UTC\n", encoding="utf-8")
         os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns))
-    return received.isoformat()
+    except PermissionError as error:
+        raise InvalidNotebookError(
+            f"the grader may not write its receipt into the submission's folder ({error.strerror})"
+        ) from None

@@ -14,7 +14,8 @@ import pytest
 from grader import sample_class
 from grader.course import Course
 from grader.gradebook.writer import opened
-from grader.grading.autograde import autograde
+from grader.grading import submission
+from grader.grading.autograde import UngradedError, autograde
 from grader.grading.submission import hidden_seeds
 from grader.notebooks import grade_id, read_notebook, write_notebook
 from grader.reports import class_report as report
@@ -205,6 +206,30 @@ def test_mistakes_get_a_sentence(course: Course, graded: dict[str, Result], tmp_
         list(autograde(course, LAB, students=["zoe"]))
     with pytest.raises(ValueError, match="is not released"):
         list(autograde(Course(root=tmp_path), LAB))
+
+
+def test_what_nobody_foresaw_in_a_submission_costs_no_other_one(
+    course: Course, graded: dict[str, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = submission.find_submission
+
+    def unforeseen(folder: Path, *arguments: Any) -> Any:
+        if folder.parent.name == "ben-half":
+            raise TypeError("unforeseen")
+        return find(folder, *arguments)
+
+    monkeypatch.setattr(submission, "find_submission", unforeseen)
+    before = grades(course)
+    grading = autograde(course, LAB, students=["ben-half", "cem-untouched"])
+    assert next(grading).status is Status.INVALID
+    assert next(grading).status is Status.WRONG
+    with pytest.raises(UngradedError, match=r"failed on ben-half and .* reports/lab03_lora/fail"):
+        next(grading)
+    assert grades(course) == before
+    trace = (course.reports(LAB) / "failures" / "ben-half.txt").read_text()
+    assert "TypeError: unforeseen" in trace
+    monkeypatch.undo()
+    assert autograde_of(course, "ben-half").score == 17.0
 
 
 @pytest.mark.parametrize("name", ["-rf", "a b\n<b>", "é" * 120, os.fsdecode(b"\xff\xfe")])
