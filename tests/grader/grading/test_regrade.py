@@ -11,7 +11,7 @@ import grader.grading.regrade
 from grader.cli.main import main
 from grader.course import Course
 from grader.gradebook.history import entries
-from grader.gradebook.writer import opened
+from grader.gradebook.opening import opened
 from grader.grading.autograde import autograde
 from grader.grading.questions import Job
 from grader.grading.regrade import changes, outdated, regrade
@@ -21,25 +21,6 @@ from grader.results import CellResult, Status, read_result
 from grader.sample_class import samples
 
 LAB, STUDENTS = "lab03_lora", ["ada", "ben"]
-ESSAY = {
-    "cell_type": "markdown",
-    "id": "essay",
-    "metadata": {
-        "nbgrader": {
-            "cell_type": "markdown",
-            "grade": True,
-            "grade_id": "essay",
-            "locked": False,
-            "points": 5,
-            "schema_version": 3,
-            "solution": True,
-            "task": False,
-        }
-    },
-    "source": "Because the factors start at zero.",
-}
-
-
 class Grader:
     """Grades without a box: every question right but those of `failing`."""
 
@@ -68,17 +49,15 @@ class Grader:
 
 @pytest.fixture(scope="module")
 def made(course: Course, tmp_path_factory: pytest.TempPathFactory) -> Course:
-    """Lab 03 with an essay at its end, released, and two submissions."""
+    """Lab 03, at whose end an essay stands, released, and two submissions."""
     own = Course(root=tmp_path_factory.mktemp("essays"))
     shutil.copy(course.root / "nbgrader_config.py", own.root)
     shutil.copytree(course.source(LAB).parent, own.source(LAB).parent)
-    solved = read_notebook(own.source(LAB))
-    write_notebook(own.source(LAB), {**solved, "cells": [*solved["cells"], ESSAY]})
     generate(own, LAB, own.root / "labs")
     sample = next(s.notebook for s in samples(course, LAB) if s.student == "ada-perfect")
     for student in STUDENTS:
         mine = copy.deepcopy(read_notebook(own.release(LAB)))
-        for cell, answer in zip(mine["cells"], sample["cells"], strict=False):
+        for cell, answer in zip(mine["cells"], sample["cells"], strict=True):
             cell["source"] = answer["source"]
         mine["cells"][-1]["source"] = f"{student} says so."
         write_notebook(own.submitted(LAB, student), mine)
@@ -100,9 +79,9 @@ def graded(made: Course, asked: Grader, tmp_path: Any) -> Course:
     asked.failing = {"diagnose", "train_step"}
     assert len(list(autograde(own, LAB, elsewhere=asked))) == len(STUDENTS)
     with opened(own) as gradebook:
-        grade = gradebook.find_grade("essay", LAB, LAB, "ada")
-        grade.manual_score, grade.needs_manual_grade = 4.0, False
-        gradebook.find_comment("essay", LAB, LAB, "ada").manual_comment = "Good."
+        grade = gradebook.find_grade("first_step", LAB, LAB, "ada")
+        grade.manual_score, grade.needs_manual_grade = 2.5, False
+        gradebook.find_comment("first_step", LAB, LAB, "ada").manual_comment = "Good."
         gradebook.db.commit()
     asked.asked = 0
     return own
@@ -134,10 +113,10 @@ def test_the_gradebooks_side_is_kept_and_people_are_not_asked_again(
 ) -> None:
     asked.failing = set()
     ada, ben = regrade(graded, LAB, STUDENTS, reason="")
-    assert (ada.book_before.score, ada.book_after.score) == (21.0 + 4.0, 32.0 + 4.0)
-    assert (ada.book_after.open, ben.book_after.open) == ((), ("essay",))
+    assert (ada.book_before.score, ada.book_after.score) == (21.0 + 2.5, 32.0 + 2.5)
+    assert (ada.book_after.open, ben.book_after.open) == ((), ("first_step",))
     with opened(graded) as gradebook:
-        assert gradebook.find_comment("essay", LAB, LAB, "ada").comment == "Good."
+        assert gradebook.find_comment("first_step", LAB, LAB, "ada").comment == "Good."
 
 
 def test_entries_are_numbered_and_never_written_again(graded: Course, asked: Grader) -> None:
@@ -201,11 +180,11 @@ def test_the_command_shows_what_changed(
         "ada: 21 -> 26 of 32 points, 2 of 12 cells changed (regrade 1)",
         "  check_train_step         WRONG 0 -> OK 3",
         "  hidden_train_step        WRONG 0 -> OK 2",
-        "  in the gradebook: 30 points with manual ones, 0 off for lateness",
+        "  in the gradebook: 28.5 points with manual ones, 0 off for lateness",
         "ben: 21 -> 26 of 32 points, 2 of 12 cells changed (regrade 1)",
         "  check_train_step         WRONG 0 -> OK 3",
         "  hidden_train_step        WRONG 0 -> OK 2",
-        "  to be graded by a person: essay",
+        "  to be graded by a person: first_step",
     ]
     assert command(graded, "--student", "ben") == 0
     assert "ben: 26 -> 26 of 32 points, nothing changed (regrade 2)" in capsys.readouterr().out
@@ -268,6 +247,6 @@ def test_in_real_boxes(made: Course, tmp_path: Any) -> None:
     own = Course(root=tmp_path / "course")
     shutil.copytree(made.root, own.root)
     (entry,) = regrade(own, LAB, ["ada"], reason="")
-    assert (entry.after.score, entry.book_after.open) == (32.0, ("essay",))
+    assert (entry.after.score, entry.book_after.open) == (32.0, ("first_step",))
     essay = read_notebook(own.autograded(LAB, "ada"))["cells"][-1]
-    assert (grade_id(essay), essay["source"]) == ("essay", "ada says so.")
+    assert (grade_id(essay), essay["source"]) == ("first_step", "ada says so.")

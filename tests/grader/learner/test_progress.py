@@ -11,11 +11,12 @@ from grader.checks.core import load_lab
 from grader.cli.main import main
 from grader.course import Course
 from grader.learner import progress
-from grader.learner.progress import labs_in, minutes_of
+from grader.learner.progress import minutes_of
+from grader.learner.selfcheck import labs_in
+from grader.manual import is_manual
 from grader.notebooks import Notebook, grade_id, read_notebook, source, write_notebook
 from grader.sample_class import samples
 
-TEN = "importance 4 · 10 minutes*"
 LAB, OTHER = "lab03_lora", "lab09_generation"
 MINUTES = {
     "lora_delta": 8,
@@ -24,7 +25,9 @@ MINUTES = {
     "merge_weight": 10,
     "diagnose": 20,
     "train_step": 15,
+    "first_step": 10,
 }
+CHECKED = {name: minutes for name, minutes in MINUTES.items() if name != "first_step"}
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_json(learners: Course, capsys: pytest.CaptureFixture[str]) -> None:
     assert row["lab"] == LAB
     assert (row["passing"], row["points"], row["max_points"]) == (3, 17, 32)
     assert row["minutes_left"] == 45
-    assert {item["name"]: item["minutes"] for item in row["exercises"]} == MINUTES
+    assert {item["name"]: item["minutes"] for item in row["exercises"]} == CHECKED
     assert [item["status"] for item in row["exercises"]] == 3 * ["OK"] + 3 * ["WRONG"]
     assert "is not written yet" in row["exercises"][5]["message"]
 
@@ -154,7 +157,7 @@ def test_one_broken_notebook_does_not_hide_the_others(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["lab99"], "no checks for a lab called 'lab99'"),
+        (["lab99"], f"lab99/lab99.ipynb; in labs/ there is: {LAB}"),
         (["../x"], "lab '../x' must be 1 to 100"),
         ([OTHER], "there is no notebook"),
     ],
@@ -177,7 +180,9 @@ def test_without_labs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_minutes_survive_what_a_learner_does_to_the_text(half: Notebook) -> None:
     assert minutes_of(half) == MINUTES
     half["cells"][3:3] = [7, {}, {"cell_type": "markdown", "source": "about 5 minutes"}]
-    (header,) = [cell for cell in half["cells"] if cell and cell != 7 and TEN in source(cell)]
+    (header,) = [
+        cell for cell in half["cells"] if cell and cell != 7 and "## Exercise 4" in source(cell)
+    ]
     header["source"] = "## Exercise 4"
     assert minutes_of(half) == {name: MINUTES[name] for name in MINUTES if name != "merge_weight"}
 
@@ -186,7 +191,8 @@ def test_every_exercise_has_its_minutes_and_the_lab_their_sum(real_course: Cours
     for lab in real_course.labs():
         notebook = read_notebook(real_course.release(lab))
         found, title = minutes_of(notebook), source(notebook["cells"][0])
-        assert list(found) == [check.name for check in load_lab(lab).checks]
+        by_hand = [grade_id(cell) for cell in notebook["cells"] if is_manual(cell)]
+        assert list(found) == [*(check.name for check in load_lab(lab).checks), *by_hand]
         rows = re.findall(r"^\| \d .+ \| (\d+) \|$", title, re.MULTILINE)
         assert [int(minutes) for minutes in rows] == list(found.values())
         (about,) = re.findall(r"\*\*Time:\*\* about (\d+) minutes", title)
