@@ -1,6 +1,7 @@
 """`grader collect`."""
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 from datetime import datetime
@@ -11,26 +12,26 @@ from grader.course import Course
 from grader.intake.layouts import LAYOUTS
 
 if TYPE_CHECKING:
-    from grader.intake.collection import Options
     from grader.intake.limits import Limits
-    from grader.intake.manifest import Manifest
+    from grader.intake.options import Options
 
 SUMMARY = "take in what students handed in"
+EXAMPLE = "grader collect lab03_lora submissions.zip --from canvas --roster roster.csv"
 DESCRIPTION = """\
 Take submissions from a folder, zip, tar, tar.gz or tar.xz into submitted/, as Canvas, Moodle,
 GitHub Classroom or nbgrader's exchange hand them out, or as student/LAB/LAB.ipynb.
 What is unsafe or too large is refused, listed, and costs nobody else anything. Earlier
 attempts are kept in attempts/; collecting the same again changes nothing."""
-LINE = "{:<24} {:<40} {}"
-LINES_SHOWN = 50
 MIB = 2**20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
-    parser.add_argument("lab")
+    parser.add_argument("lab", help="its name, as in lab03_lora")
     parser.add_argument("source", type=Path, help="a folder or an archive")
-    parser.add_argument("--from", dest="layout", choices=LAYOUTS, default="auto")
+    parser.add_argument(
+        "--from", dest="layout", choices=LAYOUTS, default="auto", help="default: seen by names"
+    )
     parser.add_argument(
         "--roster", type=Path, help="CSV with id and any of canvas_id, email, name, github"
     )
@@ -48,9 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of an exchange that was copied, take the times in the folders' names",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
-    parser.add_argument("--max-file-mb", type=float, help="larger files are refused")
-    parser.add_argument("--max-submission-mb", type=float, help="of a submission's files together")
-    parser.add_argument("--max-total-mb", type=float, help="of all submissions together")
+    parser.add_argument("--max-file-mb", type=_mebibytes, help="larger files are refused")
+    parser.add_argument(
+        "--max-submission-mb", type=_mebibytes, help="of a submission's files together"
+    )
+    parser.add_argument("--max-total-mb", type=_mebibytes, help="of all submissions together")
     parser.add_argument("--max-files", type=int, help="files and folders of a submission")
     parser.add_argument(
         "--allow", action="append", default=[], metavar=".SUFFIX", help="take these files too"
@@ -61,20 +64,23 @@ def run(course: Course, arguments: argparse.Namespace) -> int:
     from grader.intake.collection import collect
     from grader.intake.manifest import write_manifest
     from grader.intake.roster import Roster, read_roster
+    from grader.intake.summary import summary
 
     roster = read_roster(arguments.roster) if arguments.roster else Roster()
     options = _options(arguments)
     manifest = collect(course, arguments.lab, arguments.source, roster, options)
-    _show(manifest)
+    print(*summary(manifest), sep="\n")
     if options.dry_run:
         print("Nothing was changed: this was a dry run.")
     else:
         print(f"Manifest: {write_manifest(course, manifest).relative_to(course.root)}")
+    if manifest.damage:
+        print(f"Not everything could be read: {manifest.damage}.", file=sys.stderr)
     return 1 if manifest.damage else 0
 
 
 def _options(arguments: argparse.Namespace) -> "Options":
-    from grader.intake.collection import Options
+    from grader.intake.options import Options
 
     if arguments.received is not None and arguments.received.tzinfo is None:
         raise ValueError(f"--received {arguments.received.isoformat()} needs its offset from UTC")
@@ -91,45 +97,18 @@ def _options(arguments: argparse.Namespace) -> "Options":
 def _limits(arguments: argparse.Namespace) -> "Limits":
     from grader.intake.limits import Limits
 
-    limits = Limits()
     given = {
-        "file_bytes": arguments.max_file_mb and int(arguments.max_file_mb * MIB),
-        "submission_bytes": arguments.max_submission_mb and int(arguments.max_submission_mb * MIB),
-        "total_bytes": arguments.max_total_mb and int(arguments.max_total_mb * MIB),
+        "file_bytes": arguments.max_file_mb,
+        "submission_bytes": arguments.max_submission_mb,
+        "total_bytes": arguments.max_total_mb,
         "submission_files": arguments.max_files,
     }
     changed = {name: value for name, value in given.items() if value is not None}
-    return replace(limits, **changed, suffixes=limits.suffixes | set(arguments.allow))
+    return replace(Limits(**changed), suffixes=Limits().suffixes | set(arguments.allow))
 
 
-def _show(manifest: "Manifest") -> None:
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(manifest.states().items()))
-    print(f"{manifest.lab}, layout {manifest.layout}: {counts or 'no submission'}.")
-    lines = list(_refusals(manifest))
-    if lines:
-        print(LINE.format("student", "not taken", "why"))
-    for line in lines[:LINES_SHOWN]:
-        print(LINE.format(*line))
-    if len(lines) > LINES_SHOWN:
-        print(f"… and {len(lines) - LINES_SHOWN} more, all in the manifest.")
-    if manifest.named_freely:
-        example = manifest.named_freely[0]
-        why = "not in the roster" if manifest.roster else "no roster"
-        count = len(manifest.named_freely)
-        print(f"{count} ids were made of names ({why}), such as {example!r}: see --roster.")
-    if manifest.damage:
-        print(f"Not everything could be read: {manifest.damage}.", file=sys.stderr)
-
-
-def _refusals(manifest: "Manifest") -> list[tuple[str, str, str]]:
-    from grader.intake.names import shown
-
-    lines = []
-    for each in manifest.submissions:
-        who = each.student or shown(each.source)
-        if each.why not in ("", *(refused.why for refused in each.refused)):
-            lines.append((who, "the submission", each.why))
-        for refused in each.refused:
-            what = "the submission, for " if refused.why == each.why else ""
-            lines.append((who, what + shown(refused.path), refused.why))
-    return lines + [("", shown(stray.path), stray.why) for stray in manifest.strays]
+def _mebibytes(text: str) -> int:
+    size = float(text) * MIB
+    if not 1 <= size < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of MiB above 0")
+    return int(size)

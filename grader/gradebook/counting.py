@@ -4,25 +4,25 @@
 `submitted/`, where formgrader and plain nbgrader look for it.
 """
 
-import hashlib
-import shutil
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from grader.course import Course
+from grader.gradebook.attempts import (
+    attempts,
+    clear,
+    content_sha256,
+    is_folder,
+    keep,
+    put,
+    received,
+)
 from grader.policy import LabPolicy
 from grader.results import Result, Status
 from grader.transplant import Transplanted
 
-TIMESTAMP = "timestamp.txt"
 Graded = tuple[Result, Transplanted | None]
-
-
-def attempts(course: Course, lab: str, student: str) -> list[Path]:
-    """The folders of all attempts in the order in which they were collected."""
-    found = (course.root / "attempts" / lab / student).glob("*")
-    return sorted((path for path in found if path.name.isdecimal()), key=lambda p: int(p.name))
 
 
 def to_grade(course: Course, lab: str, student: str, rules: LabPolicy) -> list[Path]:
@@ -35,14 +35,10 @@ def to_grade(course: Course, lab: str, student: str, rules: LabPolicy) -> list[P
     collected = attempts(course, lab, student)
     if not collected or (counts == "latest" and most is None):
         return [course.submitted(lab, student).parent]
-    allowed = sorted(collected, key=_received)[:most]
+    allowed = sorted(collected, key=received)[:most]
     if counts == "best":
         return allowed
     return allowed[:1] if counts == "first" else allowed[-1:]
-
-
-def _received(attempt: Path) -> int:
-    return int(attempt.stat().st_mtime)
 
 
 def grade_counted(
@@ -76,23 +72,10 @@ def choose(rules: LabPolicy, results: Sequence[Result]) -> int:
         result = results[index]
         if result.status is Status.INVALID:
             return -1.0
-        received = datetime.fromisoformat(result.received)
-        return result.score * (1 - rules.share_lost(result.student, received))
+        moment = datetime.fromisoformat(result.received)
+        return result.score * (1 - rules.share_lost(result.student, moment))
 
     return max(range(len(results)), key=earned)
-
-
-def content_sha256(folder: Path) -> str:
-    """A hash of a submission's files and their paths; its time stamp is none of them."""
-    digest = hashlib.sha256()
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    for path in sorted(files):
-        name = path.relative_to(folder).as_posix()
-        if name != TIMESTAMP:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{content} {name}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def put_forward(course: Course, lab: str, student: str, attempt: Path) -> None:
@@ -103,20 +86,8 @@ def put_forward(course: Course, lab: str, student: str, attempt: Path) -> None:
     target = course.submitted(lab, student).parent
     if attempt == target:
         return
-    _keep_by_hand(target, attempts(course, lab, student))
-    part = target.with_name(f".{lab}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(attempt, part, symlinks=True)
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
-
-
-def _keep_by_hand(folder: Path, collected: list[Path]) -> None:
-    if not folder.is_dir():
-        return
-    if content_sha256(folder) not in {content_sha256(attempt) for attempt in collected}:
-        number = max(int(attempt.name) for attempt in collected) + 1
-        part = collected[0].with_name(".part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(folder, part, symlinks=True)
-        part.rename(collected[0].with_name(str(number)))
+    clear(target.parent, attempt.parent)
+    known = {content_sha256(each) for each in attempts(course, lab, student)}
+    if is_folder(target) and content_sha256(target) not in known:
+        keep(target, attempt.parent)
+    put(attempt, target)

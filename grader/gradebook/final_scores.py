@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grader.course import Course
-from grader.gradebook.writer import apply_policy, opened
+from grader.gradebook.opening import opened
+from grader.gradebook.writer import apply_policy
 from grader.policy import load_policy
 from grader.results import Result, Status
 
@@ -55,8 +56,8 @@ class Final:
         max_score: Points there are, those a person gives included.
         auto_score: What the checks gave; None if the submission was returned unscored.
         late_penalty: Points taken off.
-        waiting: Cells that a person has to look at or that this machine could not check: the
-            score may change.
+        waiting: Cells that a person has to look at or that this machine could not check and
+            nobody gave points for: the score may change.
         excused: The lab is left out when this student's scores are added up.
     """
 
@@ -88,6 +89,7 @@ class Book:
                 waiting=tuple(sorted(waiting)),
                 excused=excused,
             )
+        waiting -= {name for name, cell in entry.cells.items() if cell.by_hand}
         waiting |= {name for name, cell in entry.cells.items() if cell.waiting}
         earned = sum(cell.points for cell in entry.cells.values())
         return Final(

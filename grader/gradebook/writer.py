@@ -4,30 +4,23 @@ What people entered there, manual scores, extra credit and comments, is left alo
 """
 
 import copy
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from grader.course import Course, add_tools_to_path
+from grader.course import Course
 from grader.gradebook.manual_grades import record_work
+from grader.gradebook.opening import named_errors, wait_for_lock
 from grader.manual import answers, shown
 from grader.notebooks import Notebook, grade_id, is_grade, write_notebook
 from grader.policy import LabPolicy, Policy
-from grader.release.generate import generate
-from grader.results import Result, Status
+from grader.results import Result, Status, replacing
 from grader.transplant import Transplanted
 
-BUSY_TIMEOUT_S = 30
 PENALTY_DECIMALS = 6
-
-
-class GradebookLockedError(TimeoutError):
-    """Another program kept the gradebook locked for longer than we wait."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,66 +37,15 @@ class Standing:
 
 
 @contextmanager
-def opened(course: Course) -> Iterator[Any]:
-    """Open the course's gradebook, creating it if it is not there.
-
-    Raises:
-        GradebookLockedError: Another program keeps it locked for `BUSY_TIMEOUT_S`.
-    """
-    from nbgrader.api import Gradebook
-
-    add_tools_to_path()
-    url = f"sqlite:///{course.gradebook}?timeout={BUSY_TIMEOUT_S}"
-    with _named_when_locked(), Gradebook(url) as gradebook:
-        yield gradebook
-
-
-@contextmanager
-def _named_when_locked() -> Iterator[None]:
-    from sqlalchemy.exc import OperationalError
-
-    try:
-        yield
-    except OperationalError as error:
-        if "locked" not in str(error.orig):
-            raise
-        raise GradebookLockedError(
-            f"the gradebook has been locked by another program for {BUSY_TIMEOUT_S} s; what was "
-            "being recorded is not in it: close formgrader or whatever else has it open, then "
-            "run the command again"
-        ) from None
-
-
-def ensure_assignment(course: Course, lab: str) -> None:
-    """Record a lab's cells in the gradebook if they are not there; `labs/` is not touched."""
-    from nbgrader.api import MissingEntry
-
-    with opened(course) as gradebook:
-        try:
-            gradebook.find_notebook(lab, lab)
-        except MissingEntry:
-            missing = True
-        else:
-            missing = False
-    if missing:
-        with TemporaryDirectory() as folder:
-            generate(course, lab, Path(folder))
-
-
-@contextmanager
 def _one_transaction(gradebook: Any) -> Iterator[None]:
     """Turn the API's many commits into flushes and commit once at the end, or roll all back.
 
     The write lock is taken first, so that nobody's entry comes between reading and writing.
     """
-    from sqlalchemy import text
-
     session = gradebook.db
     commit = session.commit
-    with _named_when_locked():
-        session.rollback()
-        if gradebook.engine.dialect.name == "sqlite":
-            session.execute(text("BEGIN IMMEDIATE"))
+    with named_errors(Path(gradebook.engine.url.database)):
+        wait_for_lock(gradebook)
         session.commit = session.flush
         try:
             yield
@@ -125,14 +67,15 @@ def record(
     """Write one scored result; an INVALID one is returned to its student and not recorded.
 
     Args:
-        gradebook: From `opened`.
+        gradebook: From `opening.opened`.
         result: What grading found.
         submission: What was graded; without it, cells that a person grades stay as they are.
         policy: The course's rules; without them, due dates and penalties stay as they are.
 
     Raises:
         ValueError: The gradebook knows the lab with other cells.
-        GradebookLockedError: Nothing was written.
+        GradebookLockedError: It stayed locked.
+        NoRoomError: Its disk is full. Whatever was raised, nothing was written.
     """
     if result.status is Status.INVALID:
         return
@@ -230,10 +173,8 @@ def _apply(
 
 def write_autograded(course: Course, result: Result, submission: Transplanted) -> None:
     """Write what formgrader shows: the transplanted notebook with each cell's verdict as output."""
-    path = course.autograded(result.lab, result.student)
-    part = path.with_suffix(".part")
-    write_notebook(part, with_verdicts(submission.notebook, result))
-    os.replace(part, path)
+    with replacing(course.autograded(result.lab, result.student)) as part:
+        write_notebook(part, with_verdicts(submission.notebook, result))
 
 
 def with_verdicts(notebook: Notebook, result: Result) -> Notebook:

@@ -1,20 +1,11 @@
-"""Collect a lab's submissions from a folder or an archive; see `grader collect --help`.
-
-When a submission was received is no time that its student wrote. In nbgrader's exchange, where
-`nbgrader submit` runs as the student and names and dates the folder, it is the time at which the
-kernel last saw the folder or a file in it change. Elsewhere it is the latest time that the source's
-files carry: what the platform, the clone or the archive gave them on their way to the instructor;
-where students themselves write into such a folder, the instructor must say the time. A time in the
-future is taken as now.
-"""
+"""Collect a lab's submissions from a folder or an archive; see `grader collect --help`."""
 
 import fcntl
 import os
-import pwd
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,36 +15,18 @@ from typing import NamedTuple
 
 from grader.course import Course
 from grader.intake.archives import opened
-from grader.intake.layouts import Layout, assignment_of, choose, layouts
-from grader.intake.limits import Limits, RefusedError
+from grader.intake.gathered import Gathered
+from grader.intake.layouts import assignment_of, choose, layouts
+from grader.intake.limits import RefusedError
 from grader.intake.manifest import Manifest, Refusal, Submission, TakenFile
-from grader.intake.placing import Assembled, Place, State, assemble, latest
-from grader.intake.reading import Gathered, Reading
+from grader.intake.options import Options
+from grader.intake.placing import Assembled, Place, State, assemble
+from grader.intake.reading import Reading
+from grader.intake.receipts import Receipt, receipt
 from grader.intake.roster import Roster
 from grader.notebooks import Notebook, read_notebook
 
 STAGING = ".collecting"
-TOLERANCE_S = 600
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """How to read a source.
-
-    Attributes:
-        layout: One of `layouts.LAYOUTS`.
-        assignment: GitHub Classroom's name of the assignment; found out if it is empty.
-        received: When everything was received, but for what Canvas marked late.
-        trust_names: Take an exchange's times from its folders' names, as in a copy of one.
-        dry_run: Read and decide all, change nothing.
-    """
-
-    layout: str = "auto"
-    assignment: str = ""
-    received: datetime | None = None
-    trust_names: bool = False
-    dry_run: bool = False
-    limits: Limits = field(default_factory=Limits)
 
 
 def collect(
@@ -73,11 +46,39 @@ def collect(
         names = content.names()
         others = set(course.labs()) - {lab}
         assignment = options.assignment or assignment_of(source.resolve().name, names)
-        layout = choose(layouts(lab, others, assignment), options.layout, lab, names)
+        known = layouts(lab, others, assignment, roster.canvas_ids)
+        layout = choose(known, options.layout, lab, names)
         reading = Reading(lab, layout, options.limits, staging)
         reading.run(content)
-        collecting = _Collecting(course, lab, release, roster, options, staging, layout)
-        return collecting.place(reading, source)
+        collecting = _Collecting(
+            course=course,
+            lab=lab,
+            release=release,
+            roster=roster,
+            options=options,
+            staging=staging,
+            in_exchange=layout.name == "exchange",
+        )
+        submissions = collecting.place(reading.submissions.values())
+    return Manifest(
+        lab=lab,
+        source=str(source),
+        layout=layout.name,
+        collected=datetime.now(UTC),
+        limits=options.limits,
+        roster=bool(roster),
+        given=options.received.isoformat() if options.received else "",
+        damage=reading.damage,
+        named_freely=tuple(sorted(collecting.named_freely)),
+        missing=tuple(
+            student
+            for student in roster.ids
+            if student not in {each.student for each in submissions}
+            and not course.submitted(lab, student).parent.is_dir()
+        ),
+        submissions=tuple(sorted(submissions, key=lambda each: (each.student, each.source))),
+        strays=tuple(Refusal(path=path, why=why) for path, why in reading.strays.items()),
+    )
 
 
 @contextmanager
@@ -95,8 +96,10 @@ def _staging(course: Course, dry_run: bool) -> Iterator[Path]:
         _take_lock(lock)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
-        yield staging
-        shutil.rmtree(staging)
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging)
     finally:
         os.close(lock)
 
@@ -113,143 +116,110 @@ class _Ready(NamedTuple):
 
     gathered: Gathered
     assembled: Assembled
-    received: int
+    receipt: Receipt
 
 
+@dataclass(kw_only=True, slots=True)
 class _Collecting:
-    """Places what a reading gathered."""
+    """Places what a reading gathered.
 
-    def __init__(
-        self,
-        course: Course,
-        lab: str,
-        release: Notebook,
-        roster: Roster,
-        options: Options,
-        staging: Path,
-        layout: Layout,
-    ) -> None:
-        self._course, self._lab, self._release, self._roster = course, lab, release, roster
-        self._options, self._staging, self._layout = options, staging, layout
-        self._now = time.time()
-        self._freely: set[str] = set()
-        self._assemblies = 0
+    Attributes:
+        staging: Where submissions are put together.
+        in_exchange: Whether students wrote into the source themselves.
+        named_freely: Students whose ids were made of the names the source has.
+        now: The time of this collecting.
+        assemblies: How many submissions were put together.
+    """
 
-    def place(self, reading: Reading, source: Path) -> Manifest:
+    course: Course
+    lab: str
+    release: Notebook
+    roster: Roster
+    options: Options
+    staging: Path
+    in_exchange: bool
+    named_freely: set[str] = field(default_factory=set)
+    now: float = field(default_factory=time.time)
+    assemblies: int = 0
+
+    def place(self, submissions: Collection[Gathered]) -> list[Submission]:
         by_student: dict[str, list[Gathered]] = defaultdict(list)
-        submissions = []
-        users = {gathered.origin.name for gathered in reading.submissions.values()}
-        for gathered in reading.submissions.values():
+        placed = []
+        users = {gathered.origin.name for gathered in submissions} | set(self.roster.ids)
+        for gathered in submissions:
             try:
-                self._check_owner(gathered, users)
+                if self.in_exchange:
+                    gathered.check_owner(users)
                 by_student[self._student(gathered)].append(gathered)
             except RefusedError as refused:
                 gathered.refuse_all(str(refused))
-                submissions.append(_refused("", gathered))
-        for student in sorted(by_student):
-            submissions += self._place_all(student, by_student[student])
-        return Manifest(
-            lab=self._lab,
-            source=str(source),
-            layout=self._layout.name,
-            collected=datetime.now(UTC),
-            limits=self._options.limits,
-            roster=bool(self._roster),
-            damage=reading.damage,
-            named_freely=tuple(sorted(self._freely)),
-            submissions=tuple(submissions),
-            strays=tuple(Refusal(path=path, why=why) for path, why in reading.strays.items()),
-        )
+                placed.append(_refused("", gathered))
+        for student, several in by_student.items():
+            placed += self._place_all(student, several)
+        return placed
 
     def _student(self, gathered: Gathered) -> str:
-        student = self._roster.student(gathered.origin)
-        if student not in self._roster.ids and (self._roster or student != gathered.origin.name):
-            self._freely.add(student)
+        student = self.roster.student(gathered.origin)
+        if student not in self.roster.ids and (self.roster or student != gathered.origin.name):
+            self.named_freely.add(student)
         return student
-
-    def _check_owner(self, gathered: Gathered, users: set[str]) -> None:
-        """In an exchange, refuse what belongs to the account of another student who is in it."""
-        if self._layout.name != "exchange":
-            return
-        for owner in map(_account, gathered.owners):
-            if owner != gathered.origin.name and owner in users:
-                raise RefusedError(f"it belongs to the account {owner!r}", whole=True)
 
     def _place_all(self, student: str, several: list[Gathered]) -> list[Submission]:
         """Place a student's submissions, of which only an exchange may have several."""
-        if len(several) > 1 and self._layout.name != "exchange":
+        if len(several) > 1 and not self.in_exchange:
             for gathered in several:
                 gathered.refuse_all(
                     f"{len(several)} people here would be {student!r}: use --roster"
                 )
-        ready = []
-        for gathered in several:
-            if gathered.why:
-                continue
-            try:
-                ready.append(self._assembled(gathered))
-            except RefusedError as refused:
-                gathered.refuse_all(str(refused))
-        ready.sort(key=lambda each: (each.received, each.gathered.origin.key))
-        returned = [_refused(student, gathered) for gathered in several if gathered.why]
-        return returned + [self._put(student, each) for each in ready]
+        ready = [each for gathered in several if (each := self._assembled(gathered))]
+        ready.sort(key=lambda each: (each.receipt.time, each.gathered.origin.key))
+        placed = [found for each in ready if (found := self._put(student, each))]
+        return placed + [_refused(student, gathered) for gathered in several if gathered.why]
 
-    def _assembled(self, gathered: Gathered) -> _Ready:
-        self._assemblies += 1
-        folder = self._staging / f"submission-{self._assemblies}"
-        assembled = assemble(gathered, self._lab, self._release, folder)
-        return _Ready(gathered, assembled, self._received(gathered, assembled))
+    def _assembled(self, gathered: Gathered) -> _Ready | None:
+        if gathered.why:
+            return None
+        self.assemblies += 1
+        folder = self.staging / f"submission-{self.assemblies}"
+        try:
+            assembled = assemble(gathered, self.lab, self.release, folder)
+        except RefusedError as refused:
+            gathered.refuse_all(str(refused))
+            return None
+        decided = receipt(
+            gathered,
+            assembled.carried,
+            self.now,
+            given=self.options.received,
+            in_exchange=self.in_exchange,
+            trust_names=self.options.trust_names,
+        )
+        return _Ready(gathered, assembled, decided)
 
-    def _received(self, gathered: Gathered, assembled: Assembled) -> int:
-        origin, options = gathered.origin, self._options
-        if options.received is not None and not origin.late:
-            moment = options.received.timestamp()
-        elif self._layout.name != "exchange":
-            moment = latest(assembled.files)
-        elif origin.stamp is not None and (options.trust_names or not gathered.changed):
-            moment = origin.stamp.timestamp()
-        else:
-            moment = gathered.changed
-        return int(moment if 0 < moment < self._now else self._now)
-
-    def _notes(self, ready: _Ready) -> tuple[str, ...]:
-        origin, notes = ready.gathered.origin, ready.assembled.notes
-        if origin.late:
-            notes += ("Canvas marked it late.",)
-        given = self._options.received
-        if (
-            given is None
-            and origin.stamp
-            and abs(origin.stamp.timestamp() - ready.received) > TOLERANCE_S
-        ):
-            notes += (f"Its folder's name says {origin.stamp}, the file system another time.",)
-        return notes
-
-    def _put(self, student: str, ready: _Ready) -> Submission:
-        place, assembled = Place(self._course, self._lab, student), ready.assembled
-        put = place.state if self._options.dry_run else place.put
+    def _put(self, student: str, ready: _Ready) -> Submission | None:
+        """Put a submission in its place; what is in the way of one student's is in no other's."""
+        assembled = ready.assembled
+        try:
+            place = Place(self.course, self.lab, student)
+            put = place.state if self.options.dry_run else place.put
+            state, received = put(assembled, ready.receipt)
+        except OSError as error:
+            ready.gathered.refuse_all(f"it cannot be put in its place: {error}")
+            return None
         return Submission(
             student=student,
             source=ready.gathered.origin.key,
-            state=put(assembled, ready.received),
-            received=datetime.fromtimestamp(ready.received, UTC).isoformat(),
+            state=state,
+            received=datetime.fromtimestamp(received, UTC).isoformat(),
             sha256=assembled.sha256,
             notebook=assembled.notebook,
-            notes=self._notes(ready),
+            notes=(*assembled.notes, *ready.receipt.notes),
             taken=tuple(
                 TakenFile(path="/".join(f.path), source=f.source, bytes=f.size, sha256=f.sha256)
                 for f in assembled.files
             ),
             refused=_refusals(ready.gathered),
-            unlisted=ready.gathered.unlisted,
         )
-
-
-def _account(user: int) -> str:
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return ""
 
 
 def _refused(student: str, gathered: Gathered) -> Submission:
@@ -259,7 +229,6 @@ def _refused(student: str, gathered: Gathered) -> Submission:
         state=State.REFUSED,
         why=gathered.why,
         refused=_refusals(gathered),
-        unlisted=gathered.unlisted,
     )
 
 

@@ -7,7 +7,8 @@ classroom  assignment-user/…                                        `gh classr
 folder     student/lab/file or student/file
 
 Moodle's number is that of a participant in one assignment, so it names nobody; Canvas's USER does.
-Canvas takes `_digits_` out of names, so the first two numbers of a file's name are its own.
+Canvas takes `_digits_` out of names, so that the first two numbers of a file's name are its own,
+but for a name that ends in `_digits`.
 """
 
 import re
@@ -24,6 +25,7 @@ CANVAS = re.compile(
     re.DOTALL,
 )
 ANONYMOUS = re.compile(r"(?P<late>LATE_)?(?P<name>anon_[A-Za-z0-9]+)_\d+_(?P<file>.+)", re.DOTALL)
+SECOND_NUMBER = re.compile(r"\d+_")
 MOODLE = re.compile(
     r"(?P<name>[^_/]+)(_(?P<number>\d+))?_assignsubmission_[a-z]+(_(?P<file>.*))?", re.DOTALL
 )
@@ -46,7 +48,7 @@ class Origin:
         column: The roster's column that `name` would stand in.
         name: What the source calls the student.
         number: Canvas's user id.
-        doubtful: A second number that could be Canvas's user id instead.
+        doubtful: A second number that is somebody's Canvas user id too.
         late: Canvas marked it late.
         stamp: The time in the name of a folder of nbgrader's exchange.
     """
@@ -95,12 +97,17 @@ class Layout:
         return len(known) / len(tops) if tops else 0.0
 
 
-def layouts(lab: str, other_labs: Collection[str], assignment: str) -> dict[str, Layout]:
-    """All layouts by name, those that are told most surely first."""
+def layouts(
+    lab: str,
+    other_labs: Collection[str] = (),
+    assignment: str = "",
+    canvas_ids: Collection[str] = (),
+) -> dict[str, Layout]:
+    """All layouts by name, those that are told most surely first; for numbers in a roster."""
     made = {
         "exchange": _exchange(lab),
         "moodle": _moodle,
-        "canvas": _canvas,
+        "canvas": _canvas(canvas_ids),
         "classroom": _classroom(lab, other_labs, assignment),
         "folder": _folder(lab, other_labs),
     }
@@ -124,11 +131,11 @@ def choose(known: dict[str, Layout], name: str, lab: str, names: Sequence[str]) 
     paths = [parts for parts in split - folders if not is_left_out(parts)]
     if name == "folder":
         return _unwrapped_folder(known[name], lab, paths)
-    for each in known.values() if name == "auto" else (known[name],):
-        if each.name != "folder":
-            found = max(_wrapped(each, paths), key=lambda layout: layout.share(paths))
-            if name != "auto" or found.share(paths) > 0.5:
-                return found
+    told = [each for each in known.values() if name == each.name or name == "auto"]
+    found = [each for layout in told if layout.name != "folder" for each in _wrapped(layout, paths)]
+    best = max(found, key=lambda layout: layout.share(paths))
+    if name != "auto" or best.share(paths) > 0.5:
+        return best
     return _unwrapped_folder(known["folder"], lab, paths)
 
 
@@ -183,24 +190,31 @@ def _moodle(parts: Parts) -> Found | None:
     return origin, parts[1:] or (match["file"],)
 
 
-def _canvas(parts: Parts) -> Found | None:
-    if len(parts) != 1:
-        return None
-    if match := ANONYMOUS.fullmatch(parts[0]):
-        name, late = match["name"], bool(match["late"])
-        return Origin(key=name, column="name", name=name, late=late), (match["file"],)
-    match = CANVAS.fullmatch(parts[0])
-    if match is None:
-        return None
-    origin = Origin(
-        key=f"{match['name']}_{match['user']}",
-        column="name",
-        name=match["name"],
-        number=match["user"],
-        doubtful=str(match["attachment"]) if re.match(r"\d+_", match["file"] or "") else "",
-        late=bool(match["late"]),
-    )
-    return origin, (match["file"] or match["text"],)
+def _canvas(canvas_ids: Collection[str]) -> Recogniser:
+    """Names are the students' own: who ends theirs in `_12` makes 12 look like their number."""
+
+    def recognise(parts: Parts) -> Found | None:
+        if len(parts) != 1:
+            return None
+        if match := ANONYMOUS.fullmatch(parts[0]):
+            name, late = match["name"], bool(match["late"])
+            return Origin(key=name, column="name", name=name, late=late), (match["file"],)
+        match = CANVAS.fullmatch(parts[0])
+        if match is None:
+            return None
+        second, file = match["attachment"] or "", match["file"] or match["text"]
+        doubtful = second if second in canvas_ids and SECOND_NUMBER.match(file) else ""
+        origin = Origin(
+            key="_".join(filter(None, (match["name"], match["user"], doubtful))),
+            column="name",
+            name=match["name"],
+            number=match["user"],
+            doubtful=doubtful,
+            late=bool(match["late"]),
+        )
+        return origin, (file,)
+
+    return recognise
 
 
 def _classroom(lab: str, other_labs: Collection[str], assignment: str) -> Recogniser:

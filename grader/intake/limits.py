@@ -9,7 +9,8 @@ OTHER_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".pdf", ".npy", ".npz")
 SUFFIXES = frozenset((*TEXT_SUFFIXES, *OTHER_SUFFIXES))
 MAX_NAME_BYTES = 255
 MAX_ENTRIES = 500_000
-MAX_LISTED = 1_000
+MAX_STRAYS = 1_000
+CHUNK_BYTES = 64 * 2**10
 RATIO_FREE_BYTES = 2**20
 ZIP_DIRECTORY_BYTES = 16 * 2**20
 TAR_HEADER_BYTES = 16 * 2**10
@@ -38,7 +39,7 @@ class Limits:
         total_bytes: Of all submissions, and of what an archive may unpack to.
         submission_files: Files and folders of a submission.
         depth: Folders and file of a path inside a submission.
-        ratio: Unpacked by packed bytes, above the first MiB.
+        ratio: Unpacked by packed bytes of a zip's file, above the first MiB.
         suffixes: Of the files that are taken, in lower case.
     """
 

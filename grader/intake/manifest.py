@@ -1,15 +1,15 @@
 """What one collecting took and refused, and why: a JSON file in `reports/<lab>/collected/`."""
 
 import json
-import os
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from grader.course import Course
 from grader.intake.limits import Limits
 from grader.intake.placing import State
+from grader.results import replacing
 
 SCHEMA = 1
 
@@ -41,9 +41,8 @@ class Submission:
         source: What the source calls the submission.
         state: What became of it.
         why: Why it was refused as a whole; empty if it was not.
-        received: The time of receipt, UTC; empty if it was refused.
+        received: When what it holds was first received, UTC; empty if it was refused.
         notebook: What the notebook was called.
-        unlisted: How many more refusals there are than `refused` lists.
     """
 
     student: str
@@ -56,7 +55,6 @@ class Submission:
     notes: tuple[str, ...] = ()
     taken: tuple[TakenFile, ...] = ()
     refused: tuple[Refusal, ...] = ()
-    unlisted: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +62,10 @@ class Manifest:
     """All of one collecting.
 
     Attributes:
+        given: When the instructor says that all was received; empty if the source was asked.
         damage: Why the source could not be read to its end; empty if it could.
         named_freely: Students whose ids were made of the names the source has.
+        missing: Students of the roster who have no submission, from this source or before.
         strays: What was nobody's.
     """
 
@@ -75,10 +75,12 @@ class Manifest:
     collected: datetime
     limits: Limits
     roster: bool
+    given: str = ""
     damage: str = ""
     named_freely: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     submissions: tuple[Submission, ...] = ()
-    strays: tuple[Refusal, ...] = field(default=())
+    strays: tuple[Refusal, ...] = ()
 
     def states(self) -> Counter[State]:
         return Counter(submission.state for submission in self.submissions)
@@ -88,13 +90,25 @@ class Manifest:
         content["limits"]["suffixes"] = sorted(self.limits.suffixes)
         return json.dumps(content, indent=1) + "\n"
 
+    def says_as_much_as(self, text: str) -> bool:
+        """Whether an earlier one, in JSON, says the same but for the time."""
+        try:
+            earlier = json.loads(text)
+        except ValueError:
+            return False
+        return isinstance(earlier, dict) and json.loads(self.as_json()) == {
+            **earlier,
+            "collected": self.collected.isoformat(),
+        }
+
 
 def write_manifest(course: Course, manifest: Manifest) -> Path:
-    """Write a manifest under the time of its collecting; returns its path."""
+    """Write a manifest under the time of its collecting, unless the last says the same."""
     folder = course.reports(manifest.lab) / "collected"
-    folder.mkdir(parents=True, exist_ok=True)
+    last = max(folder.glob("*.json"), default=None)
+    if last and manifest.says_as_much_as(last.read_text(encoding="utf-8")):
+        return last
     path = folder / f"{manifest.collected:%Y-%m-%dT%H-%M-%S.%fZ}.json"
-    part = path.with_suffix(".part")
-    part.write_text(manifest.as_json(), encoding="utf-8")
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(manifest.as_json(), encoding="utf-8")
     return path

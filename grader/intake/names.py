@@ -15,7 +15,7 @@ RESERVED = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])[ ]*(\..*)?", re.IGNORECASE
 )
 DRIVE = re.compile(r"[A-Za-z]:")
-FORBIDDEN = frozenset('\\:<>"|?*')
+FORBIDDEN = frozenset(':<>"|?*')
 FORBIDDEN_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
 DIRECTIONAL = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 LEFT_OUT = ("__macosx", "__pycache__", "thumbs.db", "desktop.ini")
@@ -45,25 +45,32 @@ def checked(parts: Parts, limits: Limits) -> Parts:
     """A path inside a submission, in Unicode's composed form.
 
     Raises:
-        RefusedError: It leaves the submission, is too deep, or is no file's name on some system.
+        RefusedError: It is no file's name on some system; the whole submission with it if it
+            leaves the submission, lies too deep or has what no honest name has.
     """
     if len(parts) > limits.depth:
         raise RefusedError(f"it lies deeper than {limits.depth} levels", whole=True)
     made = tuple(unicodedata.normalize("NFC", part) for part in parts)
-    for part in made:
-        if why := _objection(part):
-            raise RefusedError(why, whole=True)
+    if why := next(filter(None, map(_trick, made)), None):
+        raise RefusedError(why, whole=True)
+    if why := next(filter(None, map(_objection, made)), None):
+        raise RefusedError(f"{why}: rename it")
     return made
 
 
-def _objection(part: str) -> str:
+def _trick(part: str) -> str:
+    """What no honest name has."""
     if part in ("", ".", ".."):
         return "its path is absolute or leaves the submission"
     if any(unicodedata.category(c) in FORBIDDEN_CATEGORIES or c in DIRECTIONAL for c in part):
         return "its name has control characters or is no text"
+    return "its name has \\" if "\\" in part else ""
+
+
+def _objection(part: str) -> str:
     if found := sorted(FORBIDDEN.intersection(part)):
-        return f"its name has {' '.join(found)}"
-    if RESERVED.fullmatch(part) or part[-1] in " ." or part[0] == " ":
+        return f"its name has {' '.join(found)}, which is not possible on Windows"
+    if RESERVED.fullmatch(part) or part[-1] in " .":
         return "its name is not possible on Windows"
     if len(part.encode()) > MAX_NAME_BYTES:
         return f"its name is longer than {MAX_NAME_BYTES} bytes"

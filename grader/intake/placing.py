@@ -6,22 +6,29 @@ modification is the receipt. Killed at any point, collecting the same source aga
 """
 
 import os
-import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
 from grader.course import Course
-from grader.gradebook.counting import attempts, content_sha256
+from grader.gradebook.attempts import (
+    TIMESTAMP,
+    attempts,
+    attempts_folder,
+    clear,
+    content_sha256,
+    is_folder,
+    keep,
+    next_attempt,
+    put,
+    received,
+)
+from grader.intake.gathered import Gathered, Taken
 from grader.intake.limits import RefusedError
-from grader.intake.names import STAMPS
-from grader.intake.reading import Gathered, Taken
+from grader.intake.receipts import Receipt
 from grader.notebooks import InvalidNotebookError, Notebook
 from grader.transplant import find_submission
-
-TIMESTAMP = STAMPS[0]
 
 
 class State(StrEnum):
@@ -49,6 +56,11 @@ class Assembled:
     notebook: str
     notes: tuple[str, ...]
 
+    @property
+    def carried(self) -> float:
+        """When the last of its files was written, as the source says."""
+        return max((file.modified for file in self.files), default=0.0)
+
 
 def assemble(gathered: Gathered, lab: str, release: Notebook, folder: Path) -> Assembled:
     """Move a submission's files below `folder` and give its notebook the lab's name.
@@ -65,7 +77,7 @@ def assemble(gathered: Gathered, lab: str, release: Notebook, folder: Path) -> A
     try:
         found, notes = find_submission(folder, lab, release)
     except InvalidNotebookError as error:
-        raise RefusedError(f"{error}{_refused_notebook(gathered)}", whole=True) from None
+        raise RefusedError(f"{error}{_why_not(gathered)}", whole=True) from None
     if found.is_dir():
         raise RefusedError(f"{found.name} is a folder", whole=True)
     name = found.relative_to(folder).as_posix()
@@ -82,102 +94,74 @@ def assemble(gathered: Gathered, lab: str, release: Notebook, folder: Path) -> A
     )
 
 
-def _refused_notebook(gathered: Gathered) -> str:
-    refused = [why for path, why in gathered.refused if path.lower().endswith(".ipynb")]
-    return f"; of the one handed in, {refused[0]}" if refused else ""
+def _why_not(gathered: Gathered) -> str:
+    """Why what may have been the notebook was refused."""
+    books = [why for path, why in gathered.refused if path.lower().endswith(".ipynb")]
+    reasons = books or [why for _, why in gathered.refused]
+    return f"; of what was handed in, {reasons[0]}" if reasons else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Attempt:
-    folder: Path
     sha256: str
     received: int
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Attempt":
+        return cls(sha256=content_sha256(folder), received=received(folder))
 
 
 class Place:
     """A student's place for one lab: the attempts and what counts now."""
 
     def __init__(self, course: Course, lab: str, student: str) -> None:
-        self._attempts_folder = course.root / "attempts" / lab / student
         self._current = course.submitted(lab, student).parent
-        self._kept = [_attempt(path) for path in attempts(course, lab, student)]
+        self._kept_in = attempts_folder(course, lab, student)
+        self._folders = attempts(course, lab, student)
+        self._known = [_Attempt.of(folder) for folder in self._folders]
+        self._by_hand = is_folder(self._current)
+        if self._by_hand:
+            current = _Attempt.of(self._current)
+            self._by_hand = current.sha256 not in {kept.sha256 for kept in self._known}
+            self._known += [current] if self._by_hand else []
 
-    def state(self, assembled: Assembled, received: int) -> State:
-        """What putting in a submission would do."""
-        sha256 = assembled.sha256
-        known = [*self._kept, *self._by_hand()]
-        if not known:
-            return State.COLLECTED
-        last = _last(known)
-        same = [attempt.received for attempt in known if attempt.sha256 == sha256]
-        if last.sha256 == sha256 or any(received <= time for time in same):
-            return State.UNCHANGED
-        return State.OLDER if received < last.received else State.REPLACED
+    def state(self, assembled: Assembled, receipt: Receipt) -> tuple[State, int]:
+        """What putting in a submission would do, and when what it holds was received."""
+        if not self._known:
+            return State.COLLECTED, receipt.time
+        # of those received at one time, the one collected last
+        last = max(reversed(self._known), key=lambda attempt: attempt.received)
+        if last.sha256 == assembled.sha256:
+            return State.UNCHANGED, last.received
+        same = [each.received for each in self._known if each.sha256 == assembled.sha256]
+        if same and (receipt.time <= max(same) or not receipt.known):
+            return State.UNCHANGED, max(same)
+        return State.OLDER if receipt.time < last.received else State.REPLACED, receipt.time
 
-    def put(self, assembled: Assembled, received: int) -> State:
-        """Put a submission in; what lies in `submitted/` and was not collected is kept first."""
-        state = self.state(assembled, received)
-        for attempt in self._by_hand():
-            self._keep(attempt.folder, copy=True)
+    def put(self, assembled: Assembled, receipt: Receipt) -> tuple[State, int]:
+        """Put a submission in; what lies in `submitted/` and was not collected is kept first.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        state, time = self.state(assembled, receipt)
+        clear(self._current.parent, self._kept_in)
+        if self._by_hand:
+            self._folders.append(keep(self._current, self._kept_in))
         if state is State.UNCHANGED:
-            if not self._current.exists():
-                self._show(_last(self._kept).folder)
-            return state
-        stamp(assembled.folder, received)
+            if not is_folder(self._current):
+                put(max(reversed(self._folders), key=received), self._current)
+            return state, time
+        stamp(assembled.folder, time)
         if state is not State.OLDER:
-            self._show(assembled.folder)
-        self._keep(assembled.folder)
-        return state
-
-    def _by_hand(self) -> list[_Attempt]:
-        """What lies in `submitted/` if it is no attempt that was kept."""
-        if not self._current.is_dir():
-            return []
-        current = _attempt(self._current)
-        return [] if current.sha256 in {kept.sha256 for kept in self._kept} else [current]
-
-    def _show(self, folder: Path) -> None:
-        """Put a copy in `submitted/`; what was there is an attempt that was kept."""
-        self._current.parent.mkdir(parents=True, exist_ok=True)
-        part = self._current.with_name(f".{self._current.name}.part")
-        old = self._current.with_name(f".{self._current.name}.old")
-        for path in (part, old):
-            shutil.rmtree(path, ignore_errors=True)
-        shutil.copytree(folder, part, symlinks=True)
-        if self._current.exists():
-            self._current.rename(old)
-        part.rename(self._current)
-        shutil.rmtree(old, ignore_errors=True)
-
-    def _keep(self, folder: Path, *, copy: bool = False) -> None:
-        self._attempts_folder.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(kept.folder.name) for kept in self._kept), default=0)
-        target = self._attempts_folder / str(number)
-        if copy:
-            part = self._attempts_folder / ".part"
-            shutil.rmtree(part, ignore_errors=True)
-            folder = shutil.copytree(folder, part, symlinks=True)
-        folder.rename(target)
-        self._kept.append(_attempt(target))
+            put(assembled.folder, self._current)
+        self._kept_in.mkdir(parents=True, exist_ok=True)
+        assembled.folder.rename(next_attempt(self._kept_in))
+        return state, time
 
 
-def _attempt(folder: Path) -> _Attempt:
-    received = int(folder.stat().st_mtime)
-    return _Attempt(folder=folder, sha256=content_sha256(folder), received=received)
-
-
-def _last(known: list[_Attempt]) -> _Attempt:
-    """The one received last; of those received at one time, the one collected last."""
-    return max(reversed(known), key=lambda attempt: attempt.received)
-
-
-def stamp(folder: Path, received: int) -> None:
+def stamp(folder: Path, time: int) -> None:
     """Write the receipt where nbgrader reads it, and as the folder's time."""
-    text = f"{datetime.fromtimestamp(received, UTC):%Y-%m-%d %H:%M:%S} UTC\n"
+    text = f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC\n"
     (folder / TIMESTAMP).write_text(text, encoding="utf-8")
-    os.utime(folder, (received, received))
-
-
-def latest(files: Iterable[Taken]) -> float:
-    """When the last of the files that count was written, as the source says."""
-    return max((file.modified for file in files), default=0.0)
+    os.utime(folder, (time, time))

@@ -3,93 +3,23 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from grader.intake.archives import BROKEN
-from grader.intake.layouts import ELSEWHERE, Layout, Origin
-from grader.intake.limits import MAX_LISTED, RATIO_FREE_BYTES, Limits, RefusedError
-from grader.intake.names import Parts, checked, clash_keys, is_left_out, leaves_source
-from grader.intake.sources import FILE, FOLDER, Member, Source, SourceError
+from grader.intake.gathered import Gathered, Taken
+from grader.intake.layouts import ELSEWHERE, Layout
+from grader.intake.limits import (
+    CHUNK_BYTES,
+    MAX_NAME_BYTES,
+    MAX_STRAYS,
+    RATIO_FREE_BYTES,
+    Limits,
+    RefusedError,
+)
+from grader.intake.names import Parts, checked, is_left_out, leaves_source
+from grader.intake.sources import BROKEN, FILE, FOLDER, Member, Source, SourceError
 
-CHUNK_BYTES = 64 * 2**10
 ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar"))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Taken:
-    """A file that was taken in.
-
-    Attributes:
-        path: Inside the submission.
-        source: Its path in the source.
-        stored: Where its content lies for now.
-        inside: It lay in a folder called after the lab; only those count if there are any.
-    """
-
-    path: Parts
-    source: str
-    size: int
-    sha256: str
-    modified: float
-    stored: Path
-    inside: bool
-
-
-@dataclass(kw_only=True, slots=True)
-class Gathered:
-    """What a source has of one submission.
-
-    Attributes:
-        why: Why it is refused as a whole, if it is.
-        changed: When the kernel last saw any of it change; 0 if the source does not say.
-        owners: User ids its files belong to.
-        entries: Files and folders seen, taken or not.
-        unlisted: Refusals beyond those listed.
-    """
-
-    origin: Origin
-    files: list[Taken] = field(default_factory=list)
-    refused: list[tuple[str, str]] = field(default_factory=list)
-    unlisted: int = 0
-    why: str = ""
-    changed: float = 0.0
-    owners: set[int] = field(default_factory=set)
-    entries: int = 0
-    _names: dict[tuple[bool, str], bool] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        return sum(file.size for file in self.files)
-
-    def see(self, member: Member) -> None:
-        self.changed = max(self.changed, member.changed or 0.0)
-        if member.owner is not None:
-            self.owners.add(member.owner)
-
-    def refuse(self, path: str, refused: RefusedError) -> None:
-        """Note that a file is refused, and with it the whole submission if need be."""
-        if len(self.refused) < MAX_LISTED:
-            self.refused.append((path, str(refused)))
-        else:
-            self.unlisted += 1
-        if refused.whole:
-            self.refuse_all(str(refused))
-
-    def refuse_all(self, why: str) -> None:
-        """Refuse the whole submission; its files are let go."""
-        self.why = self.why or why
-        for file in self.files:
-            file.stored.unlink(missing_ok=True)
-        self.files.clear()
-
-    def claim(self, path: Parts, inside: bool) -> None:
-        """Take a path; RefusedError if it and another are one file on some system."""
-        own, *folders = ((inside, key) for key in clash_keys(path))
-        if own in self._names or any(self._names.get(folder) for folder in folders):
-            raise RefusedError("two of its files would be the same on some system", whole=True)
-        self._names |= {own: True} | dict.fromkeys(folders, False)
 
 
 class Reading:
@@ -97,7 +27,7 @@ class Reading:
 
     Attributes:
         submissions: By their key in the source.
-        strays: Entries that are nobody's, and why they are not taken.
+        strays: Entries that are nobody's, and why they are not taken; the first thousand.
         damage: Why the source could not be read to its end; empty if it could.
     """
 
@@ -150,12 +80,12 @@ class Reading:
         if origin is not ELSEWHERE:
             gathered = self.submissions.setdefault(origin.key, Gathered(origin=origin))
             gathered.see(member)
-            if inner and not gathered.why:
+            if inner and not gathered.why and not is_left_out(inner):
                 self._add(gathered, member, inner)
 
     def _stray(self, path: str, why: str) -> None:
-        if len(self.strays) < MAX_LISTED:
-            self.strays[path] = why
+        if len(self.strays) < MAX_STRAYS:
+            self.strays[path[:MAX_NAME_BYTES]] = why
 
     def _add(self, gathered: Gathered, member: Member, inner: Parts) -> None:
         self._last = gathered
@@ -164,8 +94,11 @@ class Reading:
         try:
             path, inside = self._inside(checked(inner, self._limits))
             if gathered.entries > self._limits.submission_files:
-                why = f"it has more than {self._limits.submission_files} files and folders"
-                raise RefusedError(why, whole=True)
+                raise RefusedError(
+                    f"it has more than {self._limits.submission_files} files and folders "
+                    "(see --max-files)",
+                    whole=True,
+                )
             if member.kind == FOLDER:
                 return
             self._check(member, path)
@@ -203,9 +136,9 @@ class Reading:
         if member.kind != FILE:
             raise RefusedError(f"it is a {member.kind}")
         if suffix in ARCHIVES:
-            raise RefusedError("archives are not opened: the files themselves must be handed in")
+            raise RefusedError("archives are not opened: hand in the files themselves")
         if suffix not in self._limits.suffixes:
-            raise RefusedError(f"files of type {suffix or 'without a suffix'} are not taken")
+            raise RefusedError(_not_of_a_type(suffix))
         if member.size > self._limits.file_bytes:
             raise self._too_large()
 
@@ -231,17 +164,32 @@ class Reading:
             if size > limits.file_bytes:
                 raise self._too_large()
             if size > room:
-                raise RefusedError(f"it has more than {limits.submission_bytes} bytes", whole=True)
+                raise RefusedError(
+                    f"it has more than {limits.submission_bytes} bytes (see --max-submission-mb)",
+                    whole=True,
+                )
             if member.packed and size > max(RATIO_FREE_BYTES, limits.ratio * member.packed):
                 raise RefusedError(f"it unpacks to over {limits.ratio} times its size", whole=True)
             if self._total + size > limits.total_bytes:
-                raise SourceError(f"all submissions have more than {limits.total_bytes} bytes")
+                raise SourceError(
+                    f"all submissions have more than {limits.total_bytes} bytes "
+                    "(see --max-total-mb)"
+                )
             digest.update(piece)
             out.write(piece)
         return size, digest.hexdigest()
 
     def _too_large(self) -> RefusedError:
-        return RefusedError(f"it is larger than {self._limits.file_bytes} bytes")
+        return RefusedError(
+            f"it is larger than {self._limits.file_bytes} bytes: clear outputs, or see "
+            "--max-file-mb"
+        )
+
+
+def _not_of_a_type(suffix: str) -> str:
+    if not suffix:
+        return "files without a suffix are not taken"
+    return f"files of type {suffix} are not taken (see --allow)"
 
 
 def _split(path: str) -> Parts:

@@ -37,6 +37,10 @@ class Roster:
         for key in keys - {""}:
             self._by[column].setdefault(key, set()).add(student)
 
+    @property
+    def canvas_ids(self) -> frozenset[str]:
+        return frozenset(self._by["canvas_id"])
+
     def __bool__(self) -> bool:
         return bool(self.ids)
 
@@ -64,7 +68,7 @@ class Roster:
         """
         if origin.number and self._by["canvas_id"]:
             found = self.find("canvas_id", origin.number)
-            if origin.doubtful and self.find("canvas_id", origin.doubtful):
+            if origin.doubtful:
                 raise RefusedError("the Canvas ids of two students are in its name", whole=True)
         else:
             columns = dict.fromkeys((origin.column, "id", "email", "name"))

@@ -1,7 +1,12 @@
 """Where submissions come from, as a stream of members: a folder, or an archive (see `archives`)."""
 
+import lzma
 import os
 import stat
+import struct
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -10,9 +15,24 @@ from typing import IO, Protocol
 
 from grader.intake.limits import MAX_ENTRIES, RefusedError
 
-FILE, FOLDER, LINK, OTHER = "file", "folder", "link", "device, pipe or socket"
+FILE, FOLDER, LINK = "file", "folder", "link"
+OTHER, SPARSE = "device, pipe or socket", "file with holes"
+UNREADABLE = "folder that cannot be read"
 WALK_DEPTH = 20
 RECOGNISED_DEPTH = 3
+BROKEN = (  # what the standard library raises over damaged archives, other than MemoryError
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    RuntimeError,
+    LookupError,
+)
 
 
 class SourceError(ValueError):
@@ -25,7 +45,7 @@ class Member:
 
     Attributes:
         path: As the source has it, `/` between the parts.
-        kind: FILE, FOLDER, LINK or OTHER.
+        kind: FILE, FOLDER, LINK, OTHER, SPARSE or UNREADABLE.
         size: What the source says, not to be relied on.
         packed: Bytes it takes in the archive, as that says; 0 where it is not known.
         modified: The time it carries.
@@ -98,7 +118,7 @@ def _inside(folder: int, name: str, path: str, wanted: Wanted) -> Iterator[Membe
     try:
         inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
     except OSError:
-        yield Member(path=path, kind=OTHER, open=_unreadable)
+        yield Member(path=path, kind=UNREADABLE, open=_unreadable)
         return
     try:
         yield from _below(inner, path, wanted)

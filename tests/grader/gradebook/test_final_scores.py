@@ -1,17 +1,23 @@
 """Final scores from a gradebook of nbgrader's own: people's points, late penalties, comments."""
 
+import csv
+import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nbgrader.plugins.export import CsvExportPlugin
 
 from grader.course import Course
 from grader.gradebook.final_scores import Book, BookCell, Entry, read_book
-from grader.gradebook.writer import opened, record
+from grader.gradebook.opening import opened
+from grader.gradebook.writer import record
 from grader.notebooks import read_notebook, write_notebook
 from grader.release.generate import generate
-from grader.results import CellResult, Result, Status
+from grader.reports import class_report, export, feedback
+from grader.results import CellResult, Result, Status, write_result
 from grader.transplant import transplant
 
 LAB, OTHER = "essay_lab", "other_lab"
@@ -22,6 +28,14 @@ share = 0.25
 [labs.essay_lab]
 due = 2026-03-01T13:00:00+00:00
 excused = ["eve"]
+"""
+EXTENDED = """
+[late]
+share = 0.25
+[labs.essay_lab]
+due = 2026-02-28T11:00:00+00:00
+[labs.essay_lab.extensions]
+ben = 2026-03-01T13:00:00+00:00
 """
 
 
@@ -175,3 +189,49 @@ def test_what_the_machine_could_not_check_is_waiting() -> None:
     recorded = BookCell(points=0.0, max_score=2.0, by_hand=False, waiting=False)
     for entries in ({}, {"ada": Entry(cells={"check_gpu": recorded})}):
         assert Book(entries=entries).final(blocked).waiting == ("check_gpu",)
+    given = BookCell(points=1.0, max_score=2.0, by_hand=True, waiting=False)
+    assert Book(entries={"ada": Entry(cells={"check_gpu": given})}).final(blocked).waiting == ()
+
+
+def nbgrader_s_own(course: Course, student: str) -> tuple[float, float]:
+    """Score and maximum as `nbgrader export` writes them."""
+    path = course.root / "nbgrader.csv"
+    with opened(course) as gradebook:
+        CsvExportPlugin(to=str(path)).export(gradebook)
+    rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    (row,) = (r for r in rows if r["student_id"] == student and r["assignment"] == LAB)
+    return float(row["score"]), float(row["max_score"])
+
+
+def test_five_places_say_the_same_of_late_work_with_an_extension_and_people_s_points(
+    course: Course,
+) -> None:
+    late = result("ben", received=LATE)
+    hand_in(course, [late])
+    by_hand(course, "ben", "check_area", manual_score=1.5)
+    by_hand(course, "ben", "essay", manual_score=2.5, extra_credit=0.25, comment="Say why.")
+    by_hand(course, "ben", "task", manual_score=4.0)
+    (course.root / "policy.toml").write_text(EXTENDED)
+    write_result(course.result(LAB, "ben"), late)
+
+    feedback.write(course, LAB)
+    class_report.write(course, LAB)
+    export.write(course, export.read_scores(course, LAB))
+
+    earned = 1.5 + 2.5 + 0.25 + 4.0
+    score = earned - 0.25 * earned
+    final = json.loads((course.reports(LAB) / "scores.json").read_text())["submissions"][0]["final"]
+    assert (final["score"], final["max_score"], final["late_penalty"]) == (score, 10, earned / 4)
+    text = (course.reports(LAB) / "scores.csv").read_text(encoding="utf-8-sig")
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert [float(row[key]) for key in ("score", "max_score", "late_penalty")] == [
+        score, 10, pytest.approx(earned / 4, abs=1e-6),
+    ]  # fmt: skip
+    assert nbgrader_s_own(course, "ben") == (pytest.approx(score, abs=1e-6), 10)
+    page = course.feedback(LAB, "ben").read_text(encoding="utf-8")
+    assert f'<p class="score">{score:.2f} of 10 points</p>' in page
+    assert f"{earned / 4:.2f} points were taken off" in page
+    report = (course.reports(LAB) / "class.html").read_text(encoding="utf-8")
+    assert f'<td class="number">{score:.2f} / 10</td>' in report
+    for name in ("canvas.csv", "moodle.csv"):
+        assert f",{score:.2f}" in (course.reports(LAB) / name).read_text(encoding="utf-8")

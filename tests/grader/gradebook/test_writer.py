@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grader.course import Course
+from grader.gradebook import opening
 from grader.gradebook import writer as book
+from grader.gradebook.opening import GradebookLockedError, opened
 from grader.gradebook.writer import (
-    GradebookLockedError,
     apply_policy,
-    opened,
     record,
     standing,
     write_autograded,
@@ -382,7 +382,7 @@ def test_a_lock_is_waited_for(course: Course, locked: Callable[[], None]) -> Non
 def test_a_lock_that_stays_is_one_sentence_and_nothing_written(
     course: Course, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(book, "BUSY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(opening, "BUSY_TIMEOUT_S", 0.2)
     with opened(course) as gradebook, closing(sqlite3.connect(course.gradebook)) as other:
         other.execute("BEGIN IMMEDIATE")
         before = list(other.iterdump())
