@@ -10,6 +10,7 @@ from types import TracebackType
 
 from grader.box import bubblewrap, container, content
 from grader.box.isolation import Depth, Plan
+from grader.box.leftovers import temporary_folder
 from grader.box.session import BoxEnded, Session
 from grader.box.tier import INSTALL, Limits, NoSandboxError, Tier
 from grader.box.view import SYSTEM, covered, interpreter
@@ -55,10 +56,9 @@ class Boxes:
         self._root = False
 
     def __enter__(self) -> "Boxes":
-        self._folder = tempfile.TemporaryDirectory(prefix="grader-", ignore_cleanup_errors=True)
+        self._folder = temporary_folder(mode=0o711)
+        self._temporary = self._folder.__enter__()
         try:
-            self._temporary = Path(self._folder.name)
-            self._temporary.chmod(0o711)
             self._content = content.build(self.lab, self._temporary / "course")
             (self._temporary / "boxes").mkdir(mode=0o711)
             self._probe()
@@ -79,7 +79,7 @@ class Boxes:
         if self._zygote is not None:
             self._zygote.close()
         self._zygote = None
-        self._folder.cleanup()
+        self._folder.__exit__(None, None, None)
 
     def _probe(self) -> None:
         """Run an empty box; as root first without a user namespace, then with one."""

@@ -23,6 +23,8 @@ def lab(name):
 GRADER_FILES = (
     "__init__.py",
     "box/__init__.py",
+    "box/calls.py",
+    "box/frames.py",
     "box/isolation.py",
     "box/linux.py",
     "box/lockdown.py",
@@ -31,9 +33,11 @@ GRADER_FILES = (
     "box/zygote.py",
     "checks/__init__.py",
     "checks/explain.py",
+    "checks/outside.py",
     "checks/values.py",
     "labs/__init__.py",
 )
+LAB_FILES = ("__init__.py", "drive.py", "given.py")  # the last where a drive has one
 
 
 def _package(module: object) -> Path:
@@ -56,11 +60,12 @@ def build(lab: Lab, folder: Path) -> Path:
         path = folder.joinpath(*module.split("."))
         path.with_suffix(".py").unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
-    drive = f"labs/{lab.name}/drive.py"
-    for name in (*GRADER_FILES, f"labs/{lab.name}/__init__.py", drive):
-        target = folder / "grader" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(_package(grader) / name, target)
+    own = (f"labs/{lab.name}/{name}" for name in LAB_FILES)
+    for name in (*GRADER_FILES, *own):
+        source, target = _package(grader) / name, folder / "grader" / name
+        if source.is_file() or name in GRADER_FILES:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
     (folder / "grader" / "checks" / "learner.py").write_text(INERT_LEARNER)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -5,6 +5,7 @@ of a namespace of its own. `settle` runs in that fork and is the last trusted co
 """
 
 import os
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -114,9 +115,7 @@ def settle(plan: Plan, uid: int, limits: dict[str, int]) -> None:
 
 
 def _own_folder(plan: Plan) -> str:
-    folder = Path(plan.folder) / str(os.getpid())
-    folder.mkdir(mode=0o700)
-    return str(folder)
+    return tempfile.mkdtemp(dir=plan.folder)
 
 
 def _own_folders(plan: Plan) -> None:

@@ -32,6 +32,8 @@ DENIED = {
     "mount": (165, 40),
     "mount_setattr": (442, 442),
     "move_mount": (429, 429),
+    "mq_open": (240, 180),
+    "msgget": (68, 186),
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
     "open_tree": (428, 428),
@@ -44,8 +46,10 @@ DENIED = {
     "quotactl": (179, 60),
     "reboot": (169, 142),
     "request_key": (249, 218),
+    "semget": (64, 190),
     "setns": (308, 268),
     "settimeofday": (164, 170),
+    "shmget": (29, 194),
     "swapoff": (168, 225),
     "swapon": (167, 224),
     "syslog": (103, 116),
@@ -125,8 +129,9 @@ def _allow_below(ruleset: int, path: str, rights: int) -> None:
 def deny_system_calls() -> bool:
     """Make system calls no answer needs fail with EPERM; False on a machine not in the tables.
 
-    Denied: those in DENIED, new namespaces, sockets of other families than AF_UNIX. clone3, whose
-    flags a filter cannot see, does not exist, so that libc uses clone.
+    Denied: those in DENIED, among them all that make what outlives a process (shared memory, queues
+    and semaphores of the kernel), new namespaces, sockets of other families than AF_UNIX. clone3,
+    whose flags a filter cannot see, does not exist, so that libc uses clone.
     """
     if os.uname().machine not in MACHINES:
         return False

@@ -11,6 +11,8 @@ import sys
 import types
 from typing import Any
 
+from grader.box.calls import Caller
+from grader.box.frames import MAX_FRAME_BYTES, MAX_TEXT_BYTES
 from grader.box.wire import Channel, ClosedError
 from grader.checks.explain import explain
 
@@ -18,14 +20,17 @@ from grader.checks.explain import explain
 def serve(channel: Channel, drives: dict[str, Any]) -> None:
     """Run the job's cells, then answer questions until the other side is gone."""
     try:
-        job = channel.receive()
+        job = channel.receive(most_text=MAX_FRAME_BYTES)
         namespace, errors = _run_cells(channel, job["cells"])
         channel.send({"event": "loaded", "errors": errors})
+        caller = Caller(channel)
         while True:
-            question = channel.receive()
+            question = channel.receive(most_text=MAX_FRAME_BYTES, call=caller.call)
             answer = {"event": "answer", "id": question["id"]}
             try:
-                channel.send(answer | _answer(question, namespace, drives))
+                with caller.question():
+                    described = _answer(question, namespace, drives)
+                channel.send(answer | described, most_text=MAX_TEXT_BYTES)
             except ClosedError:
                 raise
             except BaseException as error:  # nothing was sent: it could not be described

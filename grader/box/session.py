@@ -2,14 +2,18 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from grader.box.calls import Kept
+from grader.box.frames import WireError
 from grader.box.processes import held_bytes
 from grader.box.tier import Limits
 from grader.box.warm import Child
-from grader.box.wire import ClosedError, WireError
+from grader.box.wire import ClosedError
+from grader.checks.outside import Outside
 
 WATCH_INTERVAL_S = 0.05
 READ_BYTES = 2**16
@@ -80,20 +84,32 @@ class Session:
     ) -> dict[str, Any]:
         """Call the student's implementation; return its `outputs` and `error`.
 
+        Functions among the inputs stay here and are called here while the answer is waited for.
+
         Raises:
             BoxEnded: The box did not survive the call.
         """
         self._asked += 1
         question = {"id": self._asked, "check": check, "symbol": symbol, "inputs": inputs}
+        until = time.monotonic() + limit_s
 
         def exchange() -> dict[str, Any]:
-            self._channel.send(question, limit_s)
-            answer = self._channel.receive(limit_s)
+            functions: list[Outside] = []
+            self._channel.send(question, limit_s, outside=functions)
+            answer = self._answer(Kept(functions), until)
             if answer.get("id") != self._asked or not isinstance(answer.get("error"), str):
                 raise WireError("an answer to another question")
             return answer
 
         return self._guarded(exchange, limit_s)
+
+    def _answer(self, kept: Kept, until: float) -> dict[str, Any]:
+        """The next message that is no call; those before it are replied to."""
+        while True:
+            message = self._channel.receive(until - time.monotonic())
+            if message.get("event") != "call":
+                return message
+            self._channel.send(kept.reply(message), until - time.monotonic())
 
     def _guarded(self, exchange: Callable[[], Answer], limit_s: float) -> Answer:
         """Turn every way a box can end into BoxEnded with a sentence for the student."""
@@ -125,9 +141,9 @@ class Session:
 
     def _watch_memory(self) -> None:
         """Kill the box when its processes together hold more memory than allowed."""
-        first = self._child.pid
+        first, most = self._child.pid, self._limits.memory_bytes
         while not self._over.wait(WATCH_INTERVAL_S):
-            if held_bytes(first) > self._limits.memory_bytes:
+            if held_bytes(first, most) > most:
                 self._stop(Trouble.OOM)
                 return
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grader.checks.core import EXACT, Arrays, Check
+from grader.checks.core import EXACT, Arrays, Check, hand_over
 from grader.checks.values import Tolerance
 
 Kind = TypeVar("Kind")
@@ -30,6 +30,7 @@ def exercise(
 
     Its drive is `DRIVES[name]` of the lab's `drive.py`. Its reference is `IMPLEMENTATIONS[name]` of
     the lab's `reference.py`, which imports labkit and is imported when it is needed, not before.
+    `HAND_OVER[name]` of `outside.py` hands the inputs over, where there is one.
 
     Args:
         lab: The lab's folder in `grader/labs`.
@@ -46,6 +47,7 @@ def exercise(
         hint=hint,
         tolerance=tolerance,
         expect=expect,
+        hand_over=hand_over(lab, name),
         symbol=symbol,
         hints=(hints or {}).get(name, {}),
     )

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from grader.box.wire import HEADER, decode, encode
-from grader.checks.core import PUBLIC_SEED, Arrays, Check, Lab
+from grader.box.frames import HEADER, decode, encode
+from grader.checks.core import PUBLIC_SEED, Arrays, Check, Lab, hand_over
 from grader.checks.values import Tolerance
 
 DEFINITION = "public.json"
 VALUES = "public.bin"
-CODE = frozenset({"inputs", "drive", "reference", "expect"})
+CODE = frozenset({"inputs", "drive", "reference", "expect", "hand_over"})
 ABSENT = "this copy of the course has the public check's data only; grading has the others"
 
 
@@ -50,19 +50,22 @@ def _values(check: Check) -> dict[str, Arrays]:
 
 
 def read(folder: Path) -> Lab:
-    """The lab that was written to a folder of `grader/labs`; its `drive.py` lies there too."""
+    """The lab that was written to a folder of `grader/labs`.
+
+    Its `drive.py` lies there too, and its `outside.py` if it has one.
+    """
     definition = json.loads((folder / DEFINITION).read_text(encoding="utf-8"))
     frame = (folder / VALUES).read_bytes()
-    drives = import_module(f"grader.labs.{definition['name']}.drive").DRIVES
+    lab = definition["name"]
     plain: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in definition.items()
     }
-    checks = tuple(_check(check, drives[check["name"]], frame) for check in definition["checks"])
+    checks = tuple(_check(lab, check, frame) for check in definition["checks"])
     return Lab(**plain | {"checks": checks})
 
 
-def _check(plain: dict[str, Any], drive: Any, frame: bytes) -> Check:
+def _check(lab: str, plain: dict[str, Any], frame: bytes) -> Check:
     name = plain["name"]
 
     def inputs(rng: np.random.Generator) -> Arrays:
@@ -81,8 +84,14 @@ def _check(plain: dict[str, Any], drive: Any, frame: bytes) -> Check:
         raise ValueError(f"{name}: {ABSENT}")
 
     tolerance = Tolerance(**plain["tolerance"])
-    code = {"inputs": inputs, "drive": drive, "reference": reference, "expect": expect}
-    return Check(**plain | code | {"tolerance": tolerance})
+    return Check(
+        **plain | {"tolerance": tolerance},
+        inputs=inputs,
+        drive=import_module(f"grader.labs.{lab}.drive").DRIVES[name],
+        reference=reference,
+        expect=expect,
+        hand_over=hand_over(lab, name),
+    )
 
 
 def _decoded(frame: bytes) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Attempt:
 
     def _answer(self, check: Check, seed: int) -> dict[str, Any]:
         while True:
-            inputs = check.inputs(np.random.default_rng(seed))
+            inputs = check.question(seed)
             box = self._ready()
             limit_s = min(self._boxes.limits.question_s, self._time_left())
             try:

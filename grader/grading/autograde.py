@@ -12,7 +12,8 @@ from grader.box.tier import Tier
 from grader.checks.core import Lab, load_lab
 from grader.course import Course, is_safe_name
 from grader.gradebook.counting import grade_counted
-from grader.gradebook.writer import ensure_assignment, opened, record, write_autograded
+from grader.gradebook.opening import ensure_assignment, opened
+from grader.gradebook.writer import record, write_autograded
 from grader.grading.questions import Job, answer
 from grader.grading.submission import Grading, boxes_for
 from grader.policy import LabPolicy, load_policy

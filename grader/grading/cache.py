@@ -1,16 +1,16 @@
 """Graded answers kept by what they depend on, so that grading them again costs nothing."""
 
+import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import grader
 import labkit
-from grader.results import CellResult, Status
+from grader.results import CellResult, Status, replacing
 
 # A slow machine can be the reason for these: they are tried again.
 NOT_KEPT = (Status.TIMEOUT, Status.BLOCKED)
@@ -35,11 +35,24 @@ def environment(lab: str, release: Path, *facts: object) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One writer at a time, of all threads and graders; one that is killed lets go."""
+    with open(folder / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 class Cache:
     """Results of answers in one environment, a file each."""
 
     def __init__(self, folder: Path, environment: str) -> None:
+        """Remove what a grader was writing when it was killed."""
         self._folder, self._environment = folder, environment
+        if folder.is_dir():
+            with _alone_in(folder):
+                for part in folder.glob("*.part"):
+                    part.unlink()
 
     def _path(self, answers: str) -> Path:
         key = hashlib.sha256(f"{self._environment}:{answers}".encode()).hexdigest()
@@ -59,6 +72,5 @@ class Cache:
         if any(cell["status"] in NOT_KEPT for cell in kept):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=self._folder, encoding="utf-8", delete=False) as file:
-            json.dump(kept, file)
-        os.replace(file.name, self._path(answers))
+        with _alone_in(self._folder), replacing(self._path(answers)) as part:
+            part.write_text(json.dumps(kept), encoding="utf-8")

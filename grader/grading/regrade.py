@@ -7,7 +7,8 @@ from grader.box.tier import Limits, Tier
 from grader.checks.core import load_lab
 from grader.course import Course, safe_name
 from grader.gradebook.history import Entry, close_entry, open_entry
-from grader.gradebook.writer import Standing, opened, standing
+from grader.gradebook.opening import opened
+from grader.gradebook.writer import Standing, standing
 from grader.grading.autograde import autograde
 from grader.grading.cache import Cache, environment
 from grader.grading.submission import seed_key, versions

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +18,9 @@ from grader.box.boxes import Boxes
 from grader.box.tier import Limits, Tier
 from grader.checks.core import PUBLIC_SEED, Check, Lab
 from grader.course import Course
-from grader.gradebook.counting import TIMESTAMP
 from grader.grading.cache import Cache, environment
 from grader.grading.questions import Job, Question
+from grader.grading.receipts import receipt, restore, stamp
 from grader.notebooks import (
     InvalidNotebookError,
     Notebook,
@@ -129,9 +128,11 @@ class Grading:
         """
         started = time.monotonic()
         folder = self._course.submitted(self._lab.name, student).parent
+        aside = self._course.reports(self._lab.name) / f"{student}.receipt"
+        restore(folder, aside)
         result = self._result(folder, student)
         try:
-            _stamp(folder)
+            stamp(folder, aside)
             path, found = find_submission(folder, self._lab.name, self._release)
             submission = transplant(self._release, read_notebook(path))
         except InvalidNotebookError as error:
@@ -206,7 +207,7 @@ class Grading:
             lab=self._lab.name,
             max_score=sum(cell.points for cell in self._cells),
             tier=str(self._tier),
-            received=_receipt(folder).isoformat(),
+            received=receipt(folder).isoformat(),
             versions=self._versions,
         )
 
@@ -233,29 +234,3 @@ def _imported_by(release: Notebook) -> tuple[str, ...]:
                 names |= dict.fromkeys(f"{node.module}.{alias.name}" for alias in node.names)
                 names |= {node.module: None}
     return tuple(names)
-
-
-def _receipt(folder: Path) -> datetime:
-    """When a submission arrived by this machine's clock: its folder's time of modification."""
-    return datetime.fromtimestamp(int(folder.stat().st_mtime), UTC)
-
-
-def _stamp(folder: Path) -> None:
-    """Write the receipt where formgrader compares it, in place of a student's own time stamp.
-
-    The folder keeps its time, so that grading again finds the same.
-
-    Raises:
-        InvalidNotebookError: The folder cannot be written to.
-    """
-    status, stamp, received = folder.stat(), folder / TIMESTAMP, _receipt(folder)
-    if stamp.is_dir() and not stamp.is_symlink():
-        return
-    try:
-        stamp.unlink(missing_ok=True)
-        stamp.write_text(f"{received:%Y-%m-%d %H:%M:%S} UTC\n", encoding="utf-8")
-        os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns))
-    except PermissionError as error:
-        raise InvalidNotebookError(
-            f"the grader may not write its receipt into the submission's folder ({error.strerror})"
-        ) from None

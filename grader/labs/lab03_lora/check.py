@@ -16,6 +16,8 @@ FLOAT32 = Tolerance(rtol=1e-4, atol=1e-5, reason="float32 rounding of sums of te
 LARGE = Tolerance(rtol=1e-4, atol=1e-3, reason="float32 rounding of sums of terms up to 1000")
 ROUNDED = Tolerance(rtol=2e-2, atol=1e-4, reason="one rounding to the weight's dtype")
 
+NUMBERS = 2_500  # more than the largest model has parameters with every layer wrapped
+
 
 def _sizes(rng: np.random.Generator) -> tuple[int, int, int]:
     """Rank, input and output width, all different, so that no axis can stand in for another."""
@@ -39,16 +41,21 @@ def _linear_inputs(rng: np.random.Generator) -> Arrays:
         "lora_B": normal(rng, O, R),
         "x": normal(rng, 2, 7, I),
         "probe": normal(rng, 2, 7, O),
+        "other_weight": normal(rng, O, I),
     }
 
 
 def _apply_inputs(rng: np.random.Generator) -> Arrays:
     names = ["q_proj", "up_proj"] if rng.random() < 0.5 else ["v_proj", "q_proj"]
+    D = int(rng.integers(5, 8))
     return {
-        "width": int(rng.integers(5, 8)),
+        "width": D,
         "ffn_width": int(rng.integers(9, 13)),
         "layers": int(rng.integers(2, 4)),
         "targets": names,
+        "numbers": 0.3 * normal(rng, NUMBERS),
+        "x": normal(rng, 3, D),
+        "probe": normal(rng, 3, D),
     }
 
 

@@ -1,6 +1,6 @@
 """How each exercise of lab 03 is called. Runs beside the student's code: numpy and torch only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from grader.checks.explain import ContractError
+from grader.labs.lab03_lora.given import Bigram, Model, Probe, Wrapped, linear
 
 Arrays = dict[str, Any]
 
@@ -29,37 +30,27 @@ def _tensor(value: object, source: str) -> Tensor:
 
 
 def lora_delta(impl: Callable[..., Tensor], inputs: Arrays) -> Arrays:
-    """Call with both scalings, with factors of their own; report whether these were left alone."""
+    """Call with both scalings, with factors of their own."""
     results: Arrays = {}
-    untouched = []
+    factors = []
     for name, options in (("delta", {}), ("delta with use_rslora", {"use_rslora": True})):
         A, B = inputs["lora_A"].clone(), inputs["lora_B"].clone()
         results[name] = impl(A, B, inputs["alpha"], **options)
-        untouched += [torch.equal(A, inputs["lora_A"]), torch.equal(B, inputs["lora_B"])]
-    return results | {"the factors are left unchanged": all(untouched)}
-
-
-def _linear(inputs: Arrays) -> nn.Linear:
-    """The case's base layer; making it draws nothing from the global generator."""
-    O, I = inputs["weight"].shape  # noqa: E741
-    base = nn.Linear(I, O, bias=inputs["bias"] is not None, device="meta")
-    state = {name: inputs[name].clone() for name, _ in base.named_parameters()}
-    base.load_state_dict(state, assign=True)
-    return base
+        factors += [A, B]
+    return results | {"the factors are left unchanged": factors}
 
 
 def _made(
     impl: Callable[..., Any], inputs: Arrays, generator: torch.Generator, global_seed: int
-) -> tuple[Any, nn.Linear, bool]:
-    """A layer, its base, and whether making it left the global random state alone."""
-    base = _linear(inputs)
+) -> tuple[Any, nn.Linear, Tensor]:
+    """A layer, its base, and what is drawn from the global random state after it was made."""
+    base = linear(inputs)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(global_seed)
-        before = torch.random.get_rng_state()
         layer = impl(base, inputs["rank"], inputs["alpha"], generator)
-        untouched = torch.equal(before, torch.random.get_rng_state())
+        drawn = torch.rand(4)
     _validate(layer, inputs)
-    return layer, base, untouched
+    return layer, base, drawn
 
 
 def _validate(layer: Any, inputs: Arrays) -> None:
@@ -94,28 +85,36 @@ class _Shapes(TorchDispatchMode):
 def lora_linear(impl: Callable[..., Any], inputs: Arrays) -> Arrays:
     """Construct with several generators, compare with the base, set the factors, differentiate."""
     generator = torch.Generator().manual_seed(5)
-    layer, base, untouched = _made(impl, inputs, generator, 1)
+    layer, base, drawn = _made(impl, inputs, generator, 1)
     next_one, *_ = _made(impl, inputs, generator, 1)
     again, *_ = _made(impl, inputs, torch.Generator().manual_seed(5), 2)
     other, *_ = _made(impl, inputs, torch.Generator().manual_seed(6), 1)
     _trains_only_the_factors(layer)
-    plain, A = _linear(inputs), layer.lora_A
+    A = layer.lora_A.detach().clone()
     return {
         "the layer keeps the very base it was given": getattr(layer, "base", None) is base,
-        "the global random state is left alone": untouched,
+        "the global random state is left unchanged": drawn,
         "lora_A is random at the start": bool(A.std() > 0),
         "another generator gives another lora_A": not torch.equal(A, other.lora_A),
         "a second layer from one generator gets another lora_A": not torch.equal(
             A, next_one.lora_A
         ),
-        "an equal generator gives the same lora_A": torch.equal(A, again.lora_A),
-        "the output at the start is the base's": torch.equal(
-            _tensor(layer(inputs["x"]), "forward"), plain(inputs["x"])
-        ),
+        "an equal generator gives the same lora_A": again.lora_A.detach() != A,
+        "the output at the start is the base's": _output(layer, inputs["x"], inputs).detach()
+        != linear(inputs)(inputs["x"]).detach(),
         **_differentiated(layer, inputs),
-        "the base's weight is left unchanged": torch.equal(base.weight, plain.weight),
+        "the base's weight is left unchanged": base.weight.detach().clone(),
+        **_with_another_base(layer, base, inputs),
         **_without_bias(impl, inputs),
     }
+
+
+def _output(layer: Any, x: Tensor, inputs: Arrays) -> Tensor:
+    output: Any = layer(x)
+    wanted = tuple(inputs["probe"].shape)
+    if (got := tuple(_tensor(output, "forward").shape)) != wanted:
+        raise ContractError(f"forward: expected shape {wanted}, got {got}")
+    return cast(Tensor, output)
 
 
 def _trains_only_the_factors(layer: Any) -> None:
@@ -137,11 +136,7 @@ def _differentiated(layer: Any, inputs: Arrays) -> Arrays:
     _set_factors(layer, inputs)
     x = inputs["x"].clone().requires_grad_()
     with _Shapes(layer.base.weight if hasattr(layer, "base") else inputs["weight"]) as shapes:
-        output = layer(x)
-    result = _tensor(output, "forward")
-    if result.shape != inputs["probe"].shape:
-        wanted = tuple(inputs["probe"].shape)
-        raise ContractError(f"forward: expected shape {wanted}, got {tuple(result.shape)}")
+        output = _output(layer, x, inputs)
     if not output.requires_grad:
         raise ContractError(
             "the output does not depend on a trainable parameter: is something detached, "
@@ -149,7 +144,7 @@ def _differentiated(layer: Any, inputs: Arrays) -> Arrays:
         )
     (output * inputs["probe"]).sum().backward()
     return {
-        "the output with the factors set": result,
+        "the output with the factors set": output.detach(),
         "forward gets by without an (O, I) update": not shapes.met,
         "the gradient of lora_A": _gradient(layer.lora_A, "lora_A"),
         "the gradient of lora_B": _gradient(layer.lora_B, "lora_B"),
@@ -163,43 +158,24 @@ def _gradient(value: Tensor, name: str) -> Tensor:
     return value.grad
 
 
+def _with_another_base(layer: Any, base: nn.Linear, inputs: Arrays) -> Arrays:
+    """The output after the weight of the layer that was given is changed from outside."""
+    with torch.no_grad():
+        base.weight.copy_(inputs["other_weight"])
+        output = _output(layer, inputs["x"], inputs)
+    return {"the output once the base has another weight": output.detach()}
+
+
 def _without_bias(impl: Callable[..., Any], inputs: Arrays) -> Arrays:
     layer, *_ = _made(impl, inputs | {"bias": None}, torch.Generator().manual_seed(5), 1)
     _set_factors(layer, inputs)
-    return {"the output over a base without bias": _tensor(layer(inputs["x"]), "forward")}
-
-
-class Wrapped(nn.Module):
-    """A stand-in adapter layer, a base and one trainable matrix: exercise 3 stands alone."""
-
-    def __init__(self, base: nn.Linear) -> None:
-        super().__init__()
-        self.base = base
-        self.extra = nn.Parameter(torch.zeros(2, base.in_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.base(x) + self.extra.sum())
-
-
-class _Block(nn.Module):
-    def __init__(self, D: int, F: int) -> None:
-        super().__init__()
-        self.norms = nn.ModuleDict({"q_proj": nn.LayerNorm(D)})
-        self.attn = nn.ModuleDict({n: nn.Linear(D, D) for n in ("q_proj", "pre_q_proj", "v_proj")})
-        self.up_proj = nn.Linear(D, F)
-        self.heads = nn.ModuleList([nn.Linear(F, D), nn.Linear(D, D)])
-
-
-def _model(inputs: Arrays) -> nn.Module:
-    D, F = inputs["width"], inputs["ffn_width"]
-    with torch.random.fork_rng(devices=[]):
-        blocks = nn.ModuleList([_Block(D, F) for _ in range(inputs["layers"])])
-        return nn.ModuleDict({"blocks": blocks, "q_proj": nn.Linear(D, D)})
+    output = _output(layer, inputs["x"], inputs)
+    return {"the output over a base without bias": output.detach()}
 
 
 def apply_lora(impl: Callable[..., Any], inputs: Arrays) -> Arrays:
     """Apply to a nested model with decoys, report what was wrapped, trains and was counted."""
-    model = _model(inputs)
+    model = Model(inputs)
     places = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.LayerNorm)]
     before = dict(model.named_parameters())
     counts = impl(model, Wrapped, inputs["targets"])
@@ -207,7 +183,7 @@ def apply_lora(impl: Callable[..., Any], inputs: Arrays) -> Arrays:
         raise ContractError(f"expected a tuple (trainable, total), got {_what(counts)}")
     wrapped = {n for n, m in model.named_modules() if type(m) is Wrapped}
     after = {n.replace(".base.", "."): p for n, p in model.named_parameters()}
-    added = [p for n, p in model.named_parameters() if n.endswith(".extra")]
+    added = [p for n, p in sorted(model.named_parameters()) if n.endswith(".extra")]
     return {
         **{f"{name} is wrapped": name in wrapped for name in places},
         "the number of wrapped layers": len(wrapped),
@@ -217,6 +193,28 @@ def apply_lora(impl: Callable[..., Any], inputs: Arrays) -> Arrays:
         "the number of trainable parameters, counts[0]": counts[0],
         "the number of all parameters, counts[1]": counts[1],
         **_refusal(impl, inputs),
+        **_at_work(model, list(before.values()), added, inputs),
+    }
+
+
+def _at_work(
+    model: Model, before: Sequence[Tensor], added: Sequence[Tensor], inputs: Arrays
+) -> Arrays:
+    """Output and gradients with the case's numbers in what was there before and what was added."""
+    parameters = [*before, *added]
+    sizes = [parameter.numel() for parameter in parameters]
+    with torch.no_grad():
+        for parameter, numbers in zip(
+            parameters, inputs["numbers"][: sum(sizes)].split(sizes), strict=True
+        ):
+            parameter.copy_(numbers.view_as(parameter))
+    output = model(inputs["x"])
+    if output.requires_grad:
+        (output * inputs["probe"]).sum().backward()
+    return {
+        "the output of the changed model": output.detach(),
+        "the gradients of what was added": [parameter.grad for parameter in added],
+        "gradients of what was there before": [p.grad for p in before if p.grad is not None],
     }
 
 
@@ -225,7 +223,7 @@ def _refusal(impl: Callable[..., Any], inputs: Arrays) -> Arrays:
     absent = ["no_such_layer", "nor_this_one"]
     raised: Exception | None = None
     try:
-        impl(_model(inputs), Wrapped, absent)
+        impl(Model(inputs), Wrapped, absent)
     except Exception as error:
         raised = error
     named = all(name in str(raised) for name in absent)
@@ -243,31 +241,10 @@ def merge_weight(impl: Callable[..., Tensor], inputs: Arrays) -> Arrays:
         weight, A, B = inputs[f"weight_{dtype}"].clone(), *(f.clone() for f in factors)
         merged = _tensor(impl(weight, A, B, inputs["scaling"]), "merge_weight")
         results[f"merged {dtype}"] = merged
-        results[f"the {dtype} weight is left unchanged"] = torch.equal(
-            weight, inputs[f"weight_{dtype}"]
-        )
-        same = torch.equal(A, factors[0]) and torch.equal(B, factors[1])
-        results[f"the factors ({dtype}) are left unchanged"] = same
+        results[f"the {dtype} weight is left unchanged"] = weight
+        results[f"the factors ({dtype}) are left unchanged"] = [A, B]
     unmerged = impl(inputs["merged"].clone(), *factors, -inputs["scaling"])
     return results | {"unmerged": _tensor(unmerged, "merge_weight")}
-
-
-class Probe(nn.Module):
-    """An adapter layer as a learner may have written it; `scale` and `leak` may be wrong."""
-
-    def __init__(self, inputs: Arrays) -> None:
-        super().__init__()
-        self.base = _linear(inputs).requires_grad_(False)
-        for name in inputs["trains"]:
-            self.base.get_parameter(name).requires_grad_(True)
-        self.lora_A = nn.Parameter(inputs["lora_A"].clone())
-        self.lora_B = nn.Parameter(inputs["lora_B"].clone())
-        self._scale, self._leak = inputs["scale"], inputs["leak"]
-
-    def forward(self, x: Tensor) -> Tensor:
-        narrow = x @ self.lora_A.T
-        leak = self._leak * narrow.sum(-1, keepdim=True)
-        return cast(Tensor, self.base(x) + self._scale * narrow @ self.lora_B.T + leak)
 
 
 def _seen(case: Arrays) -> str:
@@ -278,48 +255,27 @@ def _seen(case: Arrays) -> str:
 
 
 def diagnose(impl: Callable[..., Any], inputs: Arrays) -> Arrays:
-    """Ask for the diagnosis of several layers and whether each was left as it was."""
+    """Ask for the diagnosis of several layers; of each return what is to stay as it was."""
     results: Arrays = {}
     for number, case in enumerate(inputs["cases"], start=1):
-        layer, fresh = Probe(case), Probe(case)
+        layer = Probe(case)
         answer = impl(layer, case["alpha"])
         name = f"layer {number} of {len(inputs['cases'])} {_seen(case)}"
-        found = list(zip(layer.parameters(), fresh.parameters(), strict=True))
-        results[f"{name}: values left unchanged"] = all(torch.equal(a, b) for a, b in found)
-        flags = all(a.requires_grad == b.requires_grad for a, b in found)
+        parameters = list(layer.parameters())
+        values = torch.cat([parameter.detach().flatten() for parameter in parameters])
+        results[f"{name}: values left unchanged"] = values
+        flags = [parameter.requires_grad for parameter in parameters]
         results[f"{name}: requires_grad left unchanged"] = flags
-        results[f"{name}: .grad left unchanged"] = all(a.grad is None for a, _ in found)
+        results[f"{name}: .grad left unchanged"] = [parameter.grad for parameter in parameters]
         results[f"{name}: answer"] = answer
     return results
 
 
-class _Bigram(nn.Module):
-    """A model that notes how many rows it is given and how many forward passes await backward."""
-
-    def __init__(self, inputs: Arrays) -> None:
-        super().__init__()
-        self.embedding = nn.Parameter(inputs["embedding"].clone())
-        self.head = nn.Parameter(inputs["head"].clone())
-        self.most_rows = self.most_waiting = self._waiting = 0
-
-    def forward(self, ids: Tensor) -> Tensor:
-        logits = self.embedding[ids] @ self.head.T
-        self.most_rows = max(self.most_rows, ids.shape[0])
-        if logits.requires_grad:
-            self._waiting += 1
-            self.most_waiting = max(self.most_waiting, self._waiting)
-            logits.register_hook(self._arrived)
-        return logits
-
-    def _arrived(self, gradient: Tensor) -> None:
-        self._waiting -= 1
-
-
 def _stepped(
     impl: Callable[..., Any], inputs: Arrays, clip_norm: float, stale: float
-) -> tuple[Any, _Bigram]:
+) -> tuple[Any, Bigram]:
     """One step of descent with two parameter groups; `stale` is what .grad holds before."""
-    model = _Bigram(inputs)
+    model = Bigram(inputs)
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, stale) if stale else None
     lrs = inputs["lrs"]

@@ -15,6 +15,7 @@ HINTS: dict[str, dict[str, str]] = {
         "generator": "hand the given generator itself to the function that draws.",
         "at the start": "one factor starts at zero, so that the update does.",
         "unchanged": UNCHANGED,
+        "another weight": "compute the base's part with the layer you were given, at every call.",
         "(O, I)": "take x through the narrow side first: (B, T, I) -> (B, T, R) -> (B, T, O).",
         "of the input": "layers before this one train too: x must get its gradient through the "
         "base and through the factors.",

@@ -166,6 +166,11 @@ def _diagnose_inputs(rng: np.random.Generator) -> Arrays:
     return {"cases": [_decoder_case(rng, fault) for fault in faults]}
 
 
+def _faults(inputs: Arrays) -> Arrays:
+    """The faults that were planted."""
+    return {f"decoder {i + 1}": case["fault"] for i, case in enumerate(inputs["cases"])}
+
+
 def _predict_case(rng: np.random.Generator, name: str, tied: bool, batch_size: int) -> Arrays:
     G, K = int(rng.integers(2, 5)), 2 * int(rng.integers(20, 41))
     config = {
@@ -227,6 +232,7 @@ LAB = Lab(
         _check(
             "diagnose", 6, _diagnose_inputs,
             "chunk the same tokens in several ways, and see what an earlier token still changes.",
+            expect=_faults,
         ),
         _check(
             "predict_decoding", 5, _predict_inputs,

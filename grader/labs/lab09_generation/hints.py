@@ -23,10 +23,10 @@ HINTS: dict[str, dict[str, str]] = {
     },
     "attend": {
         "unchanged": "write into the cache's buffers, not into q, k or v.",
+        "changes nothing": "look whether there is room before you write.",
         "length": "raise the cache's length by the number of new tokens.",
         "in the cache": "the new rows begin at the cache's length; all others stay as they were.",
         "raises ValueError": "compare length + T with the buffer's third dimension.",
-        "changes nothing": "look whether there is room before you write.",
         "chunk 1": "the scale, the triangle, and which key/value head each query head uses.",
         "output": "the t-th new token stands at position length + t; which keys come before it?",
     },

@@ -20,11 +20,12 @@ WORDS = ("path", "naïve", "größe", "item", "λ-term", "set", "日本", "key",
 
 def _window_inputs(rng: np.random.Generator) -> Arrays:
     """Texts that end inside a window, exactly with one, and before the first one does."""
-    window = int(rng.integers(11, 16))
+    window = int(rng.integers(11, 24))
     context = int(rng.integers(3, 5))
     stride = window - context
+    more, ragged = int(rng.integers(3, 7)), int(rng.integers(2, stride))
     texts = [
-        (window + 3 * stride + 2, window, context),
+        (window + more * stride + ragged, window, context),
         (window + 2 * stride, window, context),
         (window - 3, window, context),
         (3 * window + 1, window, window - 1),

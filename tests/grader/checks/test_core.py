@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from grader.checks.core import PUBLIC_SEED, Check, Lab, compare, load_lab, run_check
+from grader.checks.core import EXACT, PUBLIC_SEED, Check, Lab, compare, load_lab, run_check
 from grader.checks.explain import ContractError, explain
 from grader.checks.learner import CheckFailed, LabChecks
 from grader.checks.values import Tolerance
@@ -37,9 +38,12 @@ def test_each_finding_may_have_a_hint_of_its_own() -> None:
 
 
 def test_a_changed_argument_is_named_before_the_values_it_spoils() -> None:
-    got = {"y": 1.0, "x left unchanged": False}
-    verdict = compare(got, {"y": 2.0, "x left unchanged": True}, Tolerance(), "look.")
-    assert verdict.message == ("x left unchanged: this must hold, and it does not. Hint: look.")
+    got = {"y": 1.0, "x left unchanged": torch.ones(3)}
+    expected = {"y": 2.0, "x left unchanged": torch.ones(3) + 1e-6}
+    verdict = compare(got, expected, Tolerance(atol=0.1), "look.")
+    assert verdict.message == "x left unchanged: it was changed. Hint: look."
+    verdict = compare(got | {"x left unchanged": expected["x left unchanged"]}, expected, EXACT)
+    assert verdict.message.startswith("y: the value differs")
 
 
 def test_an_implementation_that_changes_its_input_is_compared_with_the_original() -> None:

@@ -21,6 +21,8 @@ from grader.results import CellResult, Status, read_result
 from grader.sample_class import samples
 
 LAB, STUDENTS = "lab03_lora", ["ada", "ben"]
+
+
 class Grader:
     """Grades without a box: every question right but those of `failing`."""
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers.generation import logits_process as warpers
 
 from grader.checks.core import HIDDEN_SEEDS, PUBLIC_SEED, verdicts
-from grader.labs.lab09_generation import check, drive, recipe, reference
+from grader.labs.lab09_generation import check, drive, outside, recipe, reference
 from labkit.inference.sampling import sample
 from labkit.model.config import ModelConfig
 from labkit.model.minillm import MiniLLM
@@ -83,10 +83,8 @@ def test_labkit_draws_what_the_exact_fractions_say(gen: torch.Generator) -> None
 def test_each_fault_is_told_apart_and_leaves_the_full_path_right(rng: np.random.Generator) -> None:
     for fault in check.FAULTS * 5:
         case = check._decoder_case(rng, fault)
-        decoder, healthy = (
-            drive.make_decoder(case),
-            drive.make_decoder({**case, "fault": "healthy"}),
-        )
+        cases = {"cases": [case, {**case, "fault": "healthy"}]}
+        decoder, healthy = map(drive.Decoder, outside.decoders(cases)["cases"])
         ids = torch.arange(9)
         assert reference.diagnose(decoder) == fault
         assert torch.equal(decoder.full(ids), healthy.cached([ids]))

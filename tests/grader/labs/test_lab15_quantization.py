@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grader.checks.core import HIDDEN_SEEDS, PUBLIC_SEED, load_lab, run_check, verdicts
 from grader.course import Course
-from grader.labs.lab15_quantization import drive, recipe, reference
+from grader.labs.lab15_quantization import outside, recipe, reference
 from labkit.quant import affine
 
 LAB = load_lab("lab15_quantization")
@@ -67,17 +67,23 @@ def test_a_bare_tensor_for_three_is_answered_with_their_names() -> None:
     assert "codes, scale, zero_point" in verdict.message
 
 
+def quantizers(group_size: int) -> list[Callable[[Tensor], Tensor]]:
+    """The quantizers of all faults, in their order."""
+    cases = [{"fault": fault, "group_size": group_size} for fault in range(5)]
+    return [case["quantize"] for case in outside.quantizers({"cases": cases})["cases"]]
+
+
 def test_only_the_healthy_quantizer_is_labkits(gen: torch.Generator) -> None:
     weight = torch.randn(14, 21, generator=gen) - 0.8
     config = affine.AffineConfig(bits=4, granularity="group", group_size=7)
     expected = affine.fake_quantize(weight, config)
-    same = [torch.allclose(drive.make_quantizer(fault, 7)(weight), expected) for fault in range(5)]
+    same = [torch.allclose(quantize(weight), expected) for quantize in quantizers(7)]
     assert same == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize("group_size", range(6, 12))
 def test_every_fault_can_be_told(group_size: int) -> None:
-    names = [reference.diagnose(drive.make_quantizer(f, group_size), group_size) for f in range(5)]
+    names = [reference.diagnose(quantize, group_size) for quantize in quantizers(group_size)]
     assert names == ["healthy", "wrong_axis", "zero_clipped", "codes_wrapped", "groups_mixed"]
 
 

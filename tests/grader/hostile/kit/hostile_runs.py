@@ -158,7 +158,7 @@ def untimed(result: Result) -> dict[str, Any]:
 
 def grades(course: Course) -> dict[tuple[str, str], tuple[Any, ...]]:
     """The gradebook's rows: by student and cell both scores, whether a person must look, when."""
-    from grader.gradebook.writer import opened
+    from grader.gradebook.opening import opened
 
     with opened(course) as gradebook:
         return {

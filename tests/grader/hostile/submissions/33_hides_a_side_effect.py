@@ -1,7 +1,6 @@
 # expect: PARTIAL 28 or TAMPER <=28
 # cell lora_delta: WRONG|TAMPER
-# known: side effects and identities are reported by the student's own process
-# note: spoils its arguments; whether it did is asked of the function it replaced
+# note: spoils its arguments; a process that says so itself would be asked by torch.equal
 
 # %% lora_delta
 import sys

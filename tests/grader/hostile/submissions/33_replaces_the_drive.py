@@ -1,6 +1,6 @@
 # expect: PARTIAL 26 or TAMPER <=26
 # cell apply_lora: WRONG|TAMPER
-# known: side effects and identities are reported by the student's own process
+# says: the output of the changed model:
 # note: the function that calls an answer and describes what it did is in the student's process
 
 # %% apply_lora
@@ -10,17 +10,20 @@ drive = sys.modules["grader.labs.lab03_lora.drive"]
 
 
 def described(impl, inputs):
-    """What the drive would say of a right answer, without one."""
-    model = drive._model(inputs)
+    """What the drive would say of a right answer, as far as it can be said without one."""
+    model = drive.Model(inputs)
     results = {}
     wrapped = added = 0
+    extras = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.LayerNorm):
             last = name.split(".")[-1]
             chosen = last in inputs["targets"] and isinstance(module, nn.Linear)
             results[f"{name} is wrapped"] = chosen
             wrapped += chosen
-            added += 2 * module.in_features if chosen else 0
+            if chosen:
+                added += 2 * module.in_features
+                extras.append(torch.ones(2, module.in_features))
     total = sum(p.numel() for p in model.parameters()) + added
     frozen = {f"{name} is frozen": True for name, _ in model.named_parameters()}
     return {
@@ -33,6 +36,9 @@ def described(impl, inputs):
         "the number of all parameters, counts[1]": total,
         "targets that match nothing raise ValueError": True,
         "that error's text has every name asked for": True,
+        "the output of the changed model": model(inputs["x"]).detach(),
+        "the gradients of what was added": extras,
+        "gradients of what was there before": [],
     }
 
 
