@@ -20,15 +20,16 @@ TAGS |= {"details", "summary", "figure", "figcaption", "img", "meter"}
 ATTRIBUTES = {
     "*": {"class"},
     "img": {"src", "alt", "width", "height"},
-    "meter": {"value", "max"},
+    "meter": {"value", "max", "aria-label"},
     "th": {"scope"},
 }
 PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 STATUSES = {status.value for status in Status}
 GOOD, OPEN = {Status.OK.value}, {Status.PARTIAL.value, Status.BLOCKED.value}
 NUMBER = re.compile(r"[-+−]?\d[\d.,]*( ?(/|of) ?[\d.,]+)?( ?(s|%|points))?( \(\d+ ?%\))?|—")
+SHORT = 40  # characters up to which a cell is not broken within a word
 CONTROLS = {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}
-REORDERING = {0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+REORDERING = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 HALVES = range(0xD800, 0xE000)  # of surrogate pairs: no text of theirs can be written
 UNREADABLE = dict.fromkeys([*CONTROLS, *REORDERING, *HALVES], "\N{REPLACEMENT CHARACTER}")
 
@@ -49,18 +50,19 @@ p { margin: .5rem 0; } .soft, caption, figcaption { color: var(--soft); font-siz
 table { border-collapse: collapse; width: 100%; font-size: .95rem; }
 caption { text-align: left; padding: .2rem 0; }
 th, td { padding: .4rem .7rem; text-align: left; vertical-align: top; overflow-wrap: normal; }
-td { overflow-wrap: break-word; } th { color: var(--soft); font-weight: 600; font-size: .88rem; }
+th { color: var(--soft); font-weight: 600; font-size: .88rem; }
 tr { border-bottom: 1px solid var(--line); }
 .number { text-align: right; }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.long { min-width: 13rem; overflow-wrap: anywhere; }
 .pill { display: inline-block; padding: .05rem .55rem; border-radius: 1rem; font-size: .8rem;
   font-weight: 600; white-space: nowrap; }
 .good { color: var(--good); background: var(--good-bg); }
 .bad { color: var(--bad); background: var(--bad-bg); }
 .open { color: var(--open); background: var(--open-bg); }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .4rem;
-  padding: .7rem .9rem; overflow-x: auto; font: .86rem/1.5 ui-monospace, monospace; tab-size: 4;
-  overflow-wrap: normal; }
+  padding: .7rem .9rem; font: .86rem/1.5 ui-monospace, monospace; tab-size: 4;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
 .box { border-left: .3rem solid var(--line); background: var(--card); padding: .6rem 1rem;
   border-radius: .3rem; margin: 1rem 0; }
 .box p { white-space: pre-wrap; }
@@ -73,11 +75,12 @@ meter { width: 100%; height: 1rem; }
 details { border-bottom: 1px solid var(--line); }
 summary { cursor: pointer; padding: .5rem 0; font-weight: 600; }
 @media (max-width: 36rem) { body { font-size: 15px; padding-top: 1rem; }
-  th, td { padding: .35rem .45rem; } h1 { font-size: 1.4rem; } }
+  table { font-size: .87rem; } .pill { font-size: .72rem; padding: .05rem .4rem; }
+  th, td { padding: .35rem .3rem; } h1 { font-size: 1.4rem; } }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --paper: #fff;
   --card: #f6f6f6; --good: #0a4d1e; --good-bg: #fff; --bad: #8a0d20; --bad-bg: #fff;
   --open: #5f3b00; --open-bg: #fff; --accent: #14213d; } body { font-size: 10.5pt; max-width: none;
-  padding: 0; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  padding: 0; }
   .scroll { overflow: visible; } figure, tr { break-inside: avoid; }
   h2, h3, section header { break-after: avoid; }
   .pill { border: 1px solid currentColor; } }
@@ -149,8 +152,7 @@ def picture(png: str, alt: str, width: int | None = None) -> str:
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "") -> str:
     """A table of untrusted text; columns of numbers stand to the right, a status in its colour."""
     rows = [*rows]
-    numbers = [all(map(NUMBER.fullmatch, column)) for column in zip(*rows, strict=True)]
-    kinds = [' class="number"' if number else "" for number in numbers] or [""] * len(header)
+    kinds = [_kind(column) for column in zip(*rows, strict=True)] or [""] * len(header)
     head = "".join(
         f'<th scope="col"{kind}>{text(name)}</th>' for name, kind in zip(header, kinds, strict=True)
     )
@@ -165,6 +167,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str 
         f'<div class="scroll"><table>{above}<thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def _kind(column: Sequence[str]) -> str:
+    if all(map(NUMBER.fullmatch, column)):
+        return ' class="number"'
+    return ' class="long"' if max(map(len, column)) > SHORT else ""
 
 
 def _cell(value: str, kind: str) -> str:

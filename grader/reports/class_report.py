@@ -1,16 +1,17 @@
 """The class at a glance: who got what and why, and how each exercise did."""
 
-import json
-import os
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from grader.course import Course
+from grader.gradebook.final_scores import Book, Final, read_book
 from grader.html_page import page, paragraph, table, text
 from grader.reports.item_analysis import Failure, Item, failures, items
-from grader.results import Result, Status, read_results
+from grader.reports.spreadsheet import as_points
+from grader.reports.stored_results import read_refusals, read_stored
+from grader.results import Result, Status, replacing
 
 MAX_FAILURES = 30
 MAX_TO_SEE = 50
@@ -20,57 +21,59 @@ ROWS_A_BLOCK = 100
 WHY_CHARACTERS = 200
 STYLE = "body { max-width: 76rem; }\n"
 FEW = 30
-HEADER = ("Student", "Status", "Points", "Time", "Why")
+HEADER = ("Student", "Status", "Checks", "Final", "State", "Time", "Why")
+FINAL = (
+    "Final: what counts, with the points people gave and less the late penalty; open: a person "
+    "still has to look at it."
+)
 TO_SEE = (Status.INVALID, Status.TAMPER, Status.BLOCKED)
 
 
 def write(course: Course, lab: str) -> Path:
-    """Write the class report of a lab; ValueError if nothing was graded."""
-    results = read_results(course.reports(lab) / "results")
-    if not results:
-        raise ValueError(f"{lab} has no results yet: run `grader autograde {lab}` first")
-    path = course.reports(lab) / "class.html"
-    part = path.with_suffix(".part")
-    part.write_text(render(lab, results, _not_collected(course, lab)), encoding="utf-8")
-    os.replace(part, path)
+    """Write the class report of a lab.
+
+    Raises:
+        ValueError: Nothing was graded.
+        NoRoomError: The disk is full.
+    """
+    stored, book = read_stored(course, lab), read_book(course, lab)
+    refused, path = read_refusals(course, lab), course.reports(lab) / "class.html"
+    html = render(lab, stored.results, book, refused=refused, unreadable=stored.unreadable)
+    with replacing(path) as part:
+        part.write_text(html, encoding="utf-8")
     return path
 
 
-def _not_collected(course: Course, lab: str) -> list[tuple[str, str]]:
-    """Who or what `grader collect` refused and has not taken since, and why."""
-    last = {}
-    for path in sorted((course.reports(lab) / "collected").glob("*.json")):
-        for submission in json.loads(path.read_text(encoding="utf-8"))["submissions"]:
-            last[submission["student"] or submission["source"]] = submission
-    return [
-        (name, "; ".join(refusal["why"] for refusal in submission["refused"]))
-        for name, submission in sorted(last.items())
-        if submission["state"] == "refused"
-    ]
-
-
 def render(
-    lab: str, results: Sequence[Result], not_collected: Sequence[tuple[str, str]] = ()
+    lab: str,
+    results: Sequence[Result],
+    book: Book | None = None,
+    *,
+    refused: Sequence[tuple[str, str]] = (),
+    unreadable: Mapping[str, str] | None = None,
 ) -> str:
-    """The report's page. Points are those of the checks; what people gave is in the exports.
+    """The report's page. Its figures and exercises are about the checks' points.
 
     Args:
         lab: The lab's name.
         results: Everybody's.
-        not_collected: Submissions that were refused before grading, and why.
+        book: What the gradebook and the policy say; without it, the checks' points are final.
+        refused: Submissions that were refused before grading, and why.
+        unreadable: Results that cannot be read, and why.
     """
     scored = [result for result in results if result.cells]
-    questions = items(scored)
+    questions, book = items(scored), book or Book()
     parts = [
         f"<h1>{text(lab)}: class report</h1>",
         *_summary(results, scored),
+        *_listed("Results that cannot be read", "Result", [*(unreadable or {}).items()]),
         *_figures(scored, questions),
         *_exercises(questions, len(scored)),
         *_failures(failures(scored)),
         *_statuses(results),
         *_to_see(results),
-        *_refused(not_collected),
-        *_everybody(results),
+        *_listed("Refused when collecting", "Submission", refused),
+        *_everybody(results, book),
     ]
     return page(f"{lab}: class report", "\n".join(parts), style=STYLE)
 
@@ -82,10 +85,14 @@ def _summary(results: Sequence[Result], scored: Sequence[Result]) -> list[str]:
         points = [result.score for result in scored]
         head += (
             f" Mean {statistics.fmean(points):.1f}, median {statistics.median(points):.1f} of "
-            f"{scored[0].max_score:g} points from the checks."
+            f"{_most(scored):g} points from the checks."
         )
     tiers = ", ".join(sorted({result.tier for result in results}))
-    return [paragraph(head), paragraph(f"Held in: {tiers}.", "soft")]
+    return [paragraph(head), *([paragraph(f"Held in: {tiers}.", "soft")] if tiers else [])]
+
+
+def _most(scored: Sequence[Result]) -> float:
+    return max(result.max_score for result in scored)
 
 
 def _figures(scored: Sequence[Result], questions: Sequence[Item]) -> list[str]:
@@ -94,7 +101,7 @@ def _figures(scored: Sequence[Result], questions: Sequence[Item]) -> list[str]:
     from grader.reports import figures as draw
 
     figures = [
-        draw.scores([result.score for result in scored], scored[0].max_score),
+        draw.scores([result.score for result in scored], _most(scored)),
         draw.pass_rates(questions),
         draw.discrimination(questions),
         draw.seconds([result.seconds for result in scored]),
@@ -123,9 +130,9 @@ def _exercises(questions: Sequence[Item], submissions: int) -> list[str]:
         for item in questions
     ]
     said = (
-        "Discrimination is the correlation of solving an exercise with the points of all others: "
-        "near 0 it says nothing about a submission, below 0 look at the exercise. — where it is "
-        "not defined."
+        "Discrimination is the point-biserial correlation of solving an exercise with the points "
+        "of all other exercises: near 0 it says nothing about a submission, below 0 look at the "
+        "exercise. — where it is not defined."
     )
     if submissions < FEW:
         said += f" With fewer than {FEW} submissions it is mostly chance."
@@ -153,8 +160,8 @@ def _detail(failure: Failure) -> str:
 
 
 def _names(failure: Failure) -> str:
-    more = len(failure.students) - NAMES_SHOWN
-    return ", ".join(failure.students[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    names, more = failure.students[:NAMES_SHOWN], len(failure.students) - NAMES_SHOWN
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 
 
 def _left_out(shown: int, all_of_them: int, what: str) -> list[str]:
@@ -187,12 +194,13 @@ def _to_see(results: Sequence[Result]) -> list[str]:
     return ["<h2>Returned, or to be looked at</h2>", table(header, rows), *left]
 
 
-def _refused(not_collected: Sequence[tuple[str, str]]) -> list[str]:
-    if not not_collected:
+def _listed(heading: str, what: str, entries: Sequence[tuple[str, str]]) -> list[str]:
+    """Names with the reason why there is nothing else of them."""
+    if not entries:
         return []
-    rows = [[name, _cut(why)] for name, why in not_collected[:MAX_TO_SEE]]
-    left = _left_out(len(rows), len(not_collected), "submissions that were not collected")
-    return ["<h2>Refused when collecting</h2>", table(("Submission", "Why"), rows), *left]
+    rows = [[name, _cut(why)] for name, why in entries[:MAX_TO_SEE]]
+    left = _left_out(len(rows), len(entries), "of them")
+    return [f"<h2>{heading}</h2>", table((what, "Why"), rows), *left]
 
 
 def _details(result: Result) -> str:
@@ -200,23 +208,32 @@ def _details(result: Result) -> str:
     return " ".join((*said, *result.notes))
 
 
-def _everybody(results: Sequence[Result]) -> list[str]:
+def _everybody(results: Sequence[Result], book: Book) -> list[str]:
     """All submissions; a long list in blocks that open without a script."""
     rows = [
         [
             result.student,
             result.status.value,
-            f"{result.score:g} / {result.max_score:g}",
+            f"{as_points(result.score)} / {as_points(result.max_score)}",
+            *_final(book.final(result)),
             f"{result.seconds:.1f} s",
             _cut(" ".join((result.reason, _details(result))).strip()),
         ]
         for result in results
     ]
-    heading = "<h2>All submissions</h2>"
+    parts = ["<h2>All submissions</h2>", paragraph(FINAL, "soft")]
     if len(rows) <= ROWS_SHOWN:
-        return [heading, table(HEADER, rows)]
+        return [*parts, table(HEADER, rows)]
     blocks = [rows[at : at + ROWS_A_BLOCK] for at in range(0, len(rows), ROWS_A_BLOCK)]
-    return [heading, *map(_block, blocks)]
+    return [*parts, *map(_block, blocks)]
+
+
+def _final(final: Final) -> tuple[str, str]:
+    """The score that counts, and whether that is its last word."""
+    said = "excused" if final.excused else "open" if final.waiting else ""
+    if final.score is None:
+        return "—", said
+    return f"{as_points(final.score)} / {as_points(final.max_score)}", said
 
 
 def _block(rows: list[list[str]]) -> str:

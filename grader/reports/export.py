@@ -4,7 +4,6 @@ The score is the final one: a person's points where they gave any, less the late
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import Any
 from grader.course import Course
 from grader.gradebook.final_scores import Book, Entry, Final, read_book
 from grader.reports.class_list import Person, read_class_list
-from grader.reports.spreadsheet import BYTE_ORDER_MARK, Cell, as_csv
-from grader.results import Result, Status, read_results
+from grader.reports.spreadsheet import BYTE_ORDER_MARK, POINT_DECIMALS, Cell, as_csv, as_points
+from grader.reports.stored_results import read_stored
+from grader.results import Result, Status, replacing
 
 FORMAT = 1
 SCHEMA = Path(__file__).with_name("scores.schema.json")
-LMS_DECIMALS = 2
-EXCUSED = "EX"  # Canvas's word
+EXCUSED, NO_GRADE = "EX", "-"  # Canvas's word and Moodle's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +30,7 @@ class Scores:
         book: What the gradebook and the policy say.
         people: The roster by id; empty without one.
         column: What the platform calls the assignment.
+        unreadable: Results that are left out, by name, and why.
     """
 
     lab: str
@@ -38,6 +38,7 @@ class Scores:
     book: Book = field(default_factory=Book)
     people: Mapping[str, Person] = field(default_factory=dict)
     column: str = ""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -45,35 +46,51 @@ class Scores:
 
     @property
     def max_score(self) -> float:
-        return max(self.book.final(result).max_score for result in self.results)
+        return max((self.book.final(result).max_score for result in self.results), default=0.0)
 
-    def everybody(self) -> list[tuple[Person, Result | None]]:
-        """Who has a score, is in the roster or excused, in the order of their ids."""
+    def entered(self) -> list[tuple[Person, Result | None, Final | None]]:
+        """Who is excused, with no score, and who has one, in the order of their ids.
+
+        Nobody else: a learning platform takes an empty score for one to be removed.
+        """
         by_id = {result.student: result for result in self.results}
-        ids = sorted({*self._scored(), *self.people, *self.book.excused})
-        return [(self.people.get(i, Person(id=i)), by_id.get(i)) for i in ids]
+        finals = {name: self.book.final(result) for name, result in by_id.items()}
+        scored = {name for name, final in finals.items() if final.score is not None}
+        return [
+            (
+                self.people.get(name, Person(id=name)),
+                by_id.get(name),
+                None if name in self.book.excused else finals[name],
+            )
+            for name in sorted(scored | self.book.excused)
+        ]
 
     def unlisted(self) -> list[str]:
-        """Students with a score who are not in the roster, if there is one."""
-        return [name for name in self._scored() if self.people and name not in self.people]
+        """Who is entered and not in the roster, if there is one."""
+        ids = [person.id for person, _, _ in self.entered()]
+        return [name for name in ids if self.people and name not in self.people]
 
-    def _scored(self) -> list[str]:
-        return [r.student for r in self.results if self.book.final(r).score is not None]
+    def left_out(self) -> list[str]:
+        """Who is in the roster and has nothing to enter."""
+        return sorted({*self.people} - {person.id for person, _, _ in self.entered()})
+
+    def waiting(self) -> list[str]:
+        """Whose score may change when a person has looked at their answers."""
+        return [result.student for result in self.results if self.book.final(result).waiting]
 
 
 def read_scores(
     course: Course, lab: str, *, roster: Path | None = None, column: str = ""
 ) -> Scores:
     """Read what is to be exported; ValueError if nothing was graded."""
-    results = read_results(course.reports(lab) / "results")
-    if not results:
-        raise ValueError(f"{lab} has no results yet: run `grader autograde {lab}` first")
+    stored = read_stored(course, lab)
     return Scores(
         lab=lab,
-        results=results,
+        results=stored.results,
         book=read_book(course, lab),
         people=read_class_list(roster) if roster else {},
         column=column,
+        unreadable=stored.unreadable,
     )
 
 
@@ -83,9 +100,8 @@ def write(course: Course, scores: Scores, formats: Sequence[str] = ()) -> list[P
     paths = []
     for name, text in made.items():
         path = course.reports(scores.lab) / name
-        part = path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8", newline="")
-        os.replace(part, path)
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8", newline="")
         paths.append(path)
     return paths
 
@@ -119,7 +135,7 @@ def _points(result: Result, entry: Entry) -> dict[str, float]:
 
 
 def for_canvas(scores: Scores) -> str:
-    """What Canvas's gradebook imports; an empty score leaves the one that is there.
+    """What Canvas's gradebook imports.
 
     It finds a student by ID, or else by an SIS column, or else by name; it finds the assignment
     by the number in parentheses, or else by its title, and makes a new one where it finds none.
@@ -127,46 +143,46 @@ def for_canvas(scores: Scores) -> str:
     header = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", scores.title]
     rows: list[list[Cell]] = [[*header]]
     rows.append(["    Points Possible", None, None, None, None, scores.max_score])
-    for person, result in scores.everybody():
-        excused = person.id in scores.book.excused
-        score = scores.book.final(result).score if result else None
+    for person, _, final in scores.entered():
         who = [person.name or person.id, person.canvas_id, person.sis_id, person.login]
-        rows.append([*who, person.section, EXCUSED if excused else score])
-    return as_csv(rows, decimals=LMS_DECIMALS)
+        rows.append([*who, person.section, final.score if final else EXCUSED])
+    return as_csv(rows, decimals=POINT_DECIMALS)
 
 
 def for_moodle(scores: Scores) -> str:
-    """What Moodle's grade import reads: map a column on a user, the grade, and the feedback."""
-    header = ["username", "email", "idnumber", scores.title, f"{scores.title} feedback"]
-    rows: list[list[Cell]] = [[*header]]
-    for person, result in scores.everybody():
-        final = scores.book.final(result) if result else None
-        excused = person.id in scores.book.excused
-        grade = final.score if final and not excused else None
-        said = "Excused." if excused else _summary(result, final) if result and final else ""
-        rows.append([person.login, person.email, person.idnumber, grade, said])
-    return as_csv(rows, decimals=LMS_DECIMALS)
+    """What Moodle's grade import reads: map a column on a user, the grade, and the feedback.
+
+    A column that Moodle may find users by is only there if nobody's cell in it is empty: where
+    one is, Moodle gives the grade to the user of the line before.
+    """
+    entered = scores.entered()
+    known = [c for c in ("email", "idnumber") if all(getattr(p, c) for p, _, _ in entered)]
+    rows: list[list[Cell]] = [["username", *known, scores.title, f"{scores.title} feedback"]]
+    for person, result, final in entered:
+        said = _summary(result, final) if result and final else "Excused."
+        ids = [getattr(person, column) for column in known]
+        rows.append([person.login, *ids, final.score if final else NO_GRADE, said])
+    return as_csv(rows, decimals=POINT_DECIMALS)
 
 
 def _summary(result: Result, final: Final) -> str:
     """One line for the student, made of names, statuses and numbers: Moodle shows it as HTML."""
-    if final.score is None:
-        return "Returned without a score: see your feedback page."
+    assert final.score is not None, "only who has a score is entered"
     worst: dict[str, Status] = {}
     for cell in result.cells:
         if cell.score < cell.points:
             worst.setdefault(cell.check, cell.status)
-    said = [f"{final.score:.6g} of {final.max_score:.6g} points."]
+    said = [f"{as_points(final.score)} of {as_points(final.max_score)} points."]
     said += [f"{check}: {status.value}." for check, status in worst.items()]
     if final.late_penalty:
-        said.append(f"Late: {final.late_penalty:.6g} points less.")
+        said.append(f"Late: {as_points(final.late_penalty)} points less.")
     if final.waiting:
         said.append("Not final yet.")
     return " ".join(said)
 
 
 def as_json(scores: Scores) -> str:
-    """Everything, as `scores.schema.json` describes; for instructors: it has seeds and details."""
+    """Everything, as `scores.schema.json` describes; keep it private: it has hidden seeds."""
     content = {
         "format": FORMAT,
         "lab": scores.lab,

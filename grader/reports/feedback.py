@@ -1,206 +1,63 @@
-"""A page for each student: what was expected, what came, the hint, their own code.
+"""Writes each student's page; what cannot be shown of one student costs no other one a page."""
 
-Of hidden inputs it shows which property failed and the hint, no value and no source.
-"""
-
-import os
 from pathlib import Path
 
-from grader.course import Course
-from grader.gradebook.final_scores import BookCell, Entry, Final, read_book
-from grader.html_page import box, page, paragraph, pill, table, text
-from grader.notebooks import Notebook, read_notebook
-from grader.reports.findings import Finding, finding, for_student, kind
-from grader.reports.handed_in import exercises_code, manual_work
-from grader.results import CellResult, Result, Status, read_results, summarise
-
-SHOWN, HIDDEN = "with the notebook's inputs", "with other inputs"
-STYLE = """
-.score { font-size: 1.5rem; font-weight: 700; margin: .6rem 0 .2rem; }
-section { border: 1px solid var(--line); border-radius: .5rem; padding: 1rem; margin: 1rem 0; }
-section header { display: flex; gap: .8rem; align-items: center; flex-wrap: wrap; }
-section header .points { margin-left: auto; font-variant-numeric: tabular-nums; }
-dl { display: grid; grid-template-columns: 6.5rem 1fr; gap: .3rem 1rem; margin: .8rem 0; }
-dt { color: var(--soft); } dd { margin: 0; } dd.hint { font-weight: 600; }
-@media (max-width: 36rem) { dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: .5rem; } }
-"""
+from grader.course import Course, is_safe_name
+from grader.gradebook.final_scores import Book, read_book
+from grader.notebooks import InvalidNotebookError, read_notebook
+from grader.reports.stored_results import one_line, read_stored
+from grader.reports.student_page import render, unshown
+from grader.results import NoRoomError, Result, replacing
 
 
-def write(course: Course, lab: str) -> list[Path]:
-    """Write the feedback pages of everybody graded; ValueError if nobody was."""
-    results = read_results(course.reports(lab) / "results")
-    if not results:
-        raise ValueError(f"{lab} has no results yet: run `grader autograde {lab}` first")
-    book = read_book(course, lab)
-    paths = []
-    for result in results:
-        path = course.feedback(lab, result.student)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        entry = book.entries.get(result.student)
-        html = render(result, _notebook(course, result), book.final(result), entry)
-        part = path.with_suffix(".part")
-        part.write_text(html, encoding="utf-8")
-        os.replace(part, path)
-        paths.append(path)
-    return paths
+def write(course: Course, lab: str) -> tuple[list[Path], list[str]]:
+    """Write everybody's page.
 
+    Returns:
+        The pages' paths, and a sentence for each student of whom not all could be shown.
 
-def _notebook(course: Course, result: Result) -> Notebook | None:
-    path = course.autograded(result.lab, result.student)
-    return read_notebook(path) if result.cells and path.is_file() else None
-
-
-def render(
-    result: Result,
-    notebook: Notebook | None,
-    final: Final | None = None,
-    entry: Entry | None = None,
-) -> str:
-    """One student's page.
-
-    Args:
-        result: What the checks found.
-        notebook: What was graded, as `autograded/` has it.
-        final: The score that counts; by default the result's own.
-        entry: Points and comments of people.
+    Raises:
+        ValueError: Nothing was graded.
+        NoRoomError: The disk is full.
     """
-    final = final or Final(score=result.score, max_score=result.max_score, auto_score=result.score)
-    entry = entry or Entry()
-    points = "Returned without a score"
-    if final.score is not None:
-        points = f"{final.score:.6g} of {final.max_score:.6g} points"
-    parts = [
-        _header(result, points, final),
-        _reason(result),
-        _overview(result, entry),
-        *_exercises(result, notebook, entry),
-        *(manual_work(notebook, entry) if notebook is not None else []),
-        _notes(result),
-    ]
-    return page(f"{result.lab}: {points}", "\n".join(part for part in parts if part), style=STYLE)
+    stored, book = read_stored(course, lab), read_book(course, lab)
+    results = {result.student: result for result in stored.results}
+    pages, problems = [], []
+    for student in sorted({*results, *stored.unreadable}):
+        html, problem = unshown(lab), stored.unreadable.get(student, "")
+        if student in results:
+            html, problem = _page(course, results[student], book)
+        try:
+            pages += _put(course, lab, student, html)
+        except NoRoomError:
+            raise
+        except OSError as error:
+            problem = f"the page cannot be written: {error}"
+        problems += [f"{student}: {problem}"] if problem else []
+    return pages, problems
 
 
-def _header(result: Result, points: str, final: Final) -> str:
-    """Who, how many points and what they are made of."""
-    lines = [f"<h1>{text(result.lab)}</h1>", f'<p class="score">{text(points)}</p>']
-    if final.score is not None and final.max_score > 0:
-        share = min(max(final.score, 0.0), final.max_score)
-        lines.append(f'<meter value="{share:.6g}" max="{final.max_score:.6g}"></meter>')
-    received = result.received[:16].replace("T", " ")
-    lines.append(
-        f"<p>{pill(result.status.value)} <strong>{text(result.student)}</strong> "
-        f'<span class="soft">received {text(received)} UTC</span></p>'
-    )
-    return f"<header>{''.join([*lines, *_made_of(final)])}</header>"
+def _page(course: Course, result: Result, book: Book) -> tuple[str, str]:
+    """A student's page, and what it lacks; what nobody has foreseen costs only this one."""
+    notebook, lacks = None, ""
+    path = course.autograded(result.lab, result.student)
+    try:
+        notebook = read_notebook(path) if result.cells and path.is_file() else None
+    except InvalidNotebookError as error:
+        lacks = f"the page shows no code, because in autograded/ {error}"
+    final, entry = book.final(result), book.entries.get(result.student)
+    try:
+        return render(result, notebook, final, entry, lacks_code=bool(lacks)), lacks
+    except Exception as error:
+        why = one_line(f"{type(error).__name__}: {error}")
+        return unshown(result.lab), f"the page shows nothing ({why}): please report this"
 
 
-def _made_of(final: Final) -> list[str]:
-    lines = []
-    if final.late_penalty:
-        lines.append(paragraph(f"Handed in late: {final.late_penalty:.6g} points were taken off."))
-    if final.waiting:
-        count = len(final.waiting)
-        what = "one answer is" if count == 1 else f"{count} answers are"
-        lines.append(box(f"Not final yet: {what} still to be graded.", "open"))
-    if final.excused:
-        lines.append(paragraph("You are excused: this lab does not count."))
-    return lines
-
-
-def _reason(result: Result) -> str:
-    """A reason of its own; one that sums up the cells is told by them, without hidden values."""
-    if not result.reason or (result.cells and result.reason == summarise(result.cells)[1]):
-        return ""
-    return box(result.reason, "bad")
-
-
-def _by_check(result: Result) -> dict[str, list[CellResult]]:
-    checks: dict[str, list[CellResult]] = {}
-    for cell in result.cells:
-        checks.setdefault(cell.check, []).append(cell)
-    return checks
-
-
-def _points(cells: list[CellResult], entry: Entry) -> tuple[str, bool]:
-    """An exercise's points as text, and whether a person gave any of them."""
-    graded = [
-        entry.cells.get(
-            cell.cell,
-            BookCell(points=cell.score, max_score=cell.points, by_hand=False, waiting=False),
-        )
-        for cell in cells
-    ]
-    points, most = sum(cell.points for cell in graded), sum(cell.max_score for cell in graded)
-    return f"{points:.6g} / {most:.6g}", any(cell.by_hand for cell in graded)
-
-
-def _overview(result: Result, entry: Entry) -> str:
-    if not result.cells:
-        return ""
-    rows = []
-    for check, cells in _by_check(result).items():
-        statuses = [
-            next((cell.status.value for cell in cells if cell.hidden is hidden), "—")
-            for hidden in (False, True)
-        ]
-        rows.append([check, *statuses, _points(cells, entry)[0]])
-    header = ["Exercise", "Notebook's inputs", "Other inputs", "Points"]
-    return "<h2>Exercises</h2>" + table(header, rows)
-
-
-def _exercises(result: Result, notebook: Notebook | None, entry: Entry) -> list[str]:
-    code = exercises_code(notebook) if notebook is not None else {}
-    parts = []
-    for check, cells in _by_check(result).items():
-        points, by_hand = _points(cells, entry)
-        status, _ = summarise(cells)
-        body = [
-            f"<header><h3>{text(check)}</h3>{pill(status.value)}"
-            f'<span class="points">{text(points)} points</span></header>'
-        ]
-        if by_hand:
-            body.append(paragraph("These points were given by a person.", "soft"))
-        body += _findings(cells)
-        if comment := entry.comments.get(check):
-            body.append(box(comment, heading="Comment"))
-        body.append(code.pop(check, ""))
-        parts.append(f"<section>{''.join(body)}</section>")
-    parts += [
-        f"<section><h3>{text(name)}</h3>{written}</section>" for name, written in code.items()
-    ]
-    return parts
-
-
-def _findings(cells: list[CellResult]) -> list[str]:
-    """What each failed cell says, once where both say the same."""
-    failed = [cell for cell in cells if cell.status is not Status.OK]
-    kinds = {(cell.status, kind(cell.message)) for cell in failed}
-    if len(failed) > 1 and len(kinds) == 1:
-        shown = next((cell for cell in failed if not cell.hidden), failed[0])
-        return [_finding(f"{SHOWN}, and {HIDDEN}", shown)]
-    return [_finding(HIDDEN if cell.hidden else SHOWN, cell) for cell in failed]
-
-
-def _finding(where: str, cell: CellResult) -> str:
-    found: Finding = finding(for_student(cell))
-    rows = {
-        "Seen": where,
-        "Looked at": found.checked,
-        "Expected": found.expected,
-        "What came": found.came,
-        "Hint": found.hint,
-    }
-    lines = [
-        f'<dt>{name}</dt><dd class="{name.split()[0].lower()}">{text(said)}</dd>'
-        for name, said in rows.items()
-        if said
-    ]
-    return f"<dl>{''.join(lines)}</dl>"
-
-
-def _notes(result: Result) -> str:
-    if not result.notes:
-        return ""
-    notes = "".join(f"<li>{text(note)}</li>" for note in result.notes)
-    return f"<h2>Notes</h2><ul>{notes}</ul>"
+def _put(course: Course, lab: str, student: str, html: str) -> list[Path]:
+    """Write a page; there is none for a file that is called as no student may be."""
+    if not is_safe_name(student):
+        return []
+    path = course.feedback(lab, student)
+    with replacing(path) as part:
+        part.write_text(html, encoding="utf-8")
+    return [path]

@@ -35,9 +35,12 @@ def scores(points: Sequence[float], most: float) -> str:
 
 
 def pass_rates(items: Sequence[Item]) -> str:
-    """Share of the class that passes each exercise, with public and with hidden inputs."""
-    hardest = min(items, key=lambda item: item.solved / max(1, item.checked))
-    share = hardest.solved / max(1, hardest.checked)
+    """Share of the class that passes each exercise that was checked; empty if none was."""
+    items = [item for item in items if item.checked]
+    if not items:
+        return ""
+    hardest = min(items, key=lambda item: item.solved / item.checked)
+    share = hardest.solved / hardest.checked
     with styled_axes(
         title=f"Fewest solve {hardest.check}: {share:.0%}",
         x_label="exercise",
@@ -70,7 +73,7 @@ def discrimination(items: Sequence[Item]) -> str:
     values = [item.discrimination or 0.0 for item in known]
     weakest = known[int(np.argmin(values))]
     with styled_axes(
-        title=f"{weakest.check} says least about the rest: {min(values):.2f}",
+        title=f"{weakest.check} tells strong from weak least: {min(values):.2f}",
         x_label="exercise",
         y_label="correlation with the other points",
     ) as (figure, axes):

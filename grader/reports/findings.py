@@ -13,6 +13,7 @@ from grader.results import CellResult, Status
 GONE = "…"
 HINT = " Hint: "
 SHOWN_CHARACTERS = 600
+READ_CHARACTERS = 4_000  # of a message; the expressions below take quadratic time at worst
 
 _CLAUSE = re.compile(
     r"(?s)(?P<checked>.*?): (?P<said>"
@@ -31,7 +32,7 @@ _SIMPLER = (
     (re.compile(r"\d+ of \d+ values are nan or infinite"), "some values are nan or infinite"),
 )
 _VALUES = (
-    re.compile(r"(?s)(?<!\w)(?P<quote>['\"])(?:\\.|(?!(?P=quote)).)*(?P=quote)(?!\w)"),
+    re.compile(r"(?s)(?<!\w)(?P<quote>['\"])(?:\\.|(?!(?P=quote)).)*(?:(?P=quote)(?!\w)|\Z)"),
     re.compile(r"\b[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\.\d+(?:\.\w+)*"),  # blocks.0.attn.q_proj
     re.compile(r"(?<![\w.])[-+]?\.?\d\w*(?:\.\w+)*(?:(?<=[eE])[-+]\d+)?"),
     re.compile(r"\b(?:True|False)\b"),
@@ -62,7 +63,7 @@ class Finding:
 
 def finding(message: str) -> Finding:
     """Take a check's message apart; what cannot be told apart is what came."""
-    said, _, hint = message.partition(HINT)
+    said, _, hint = message[:READ_CHARACTERS].partition(HINT)
     checked, said = _checked(said.strip().removesuffix("."))
     expected, came = _expected(said)
     return Finding(checked=checked, expected=expected, came=_short(came), hint=hint.strip())
@@ -94,14 +95,14 @@ def for_student(cell: CellResult) -> str:
     """
     if not cell.hidden or cell.status is not Status.WRONG:
         return cell.message
-    message, hint_word, hint = cell.message.partition(HINT)
+    message, hint_word, hint = cell.message[:READ_CHARACTERS].partition(HINT)
     said, place = _placed(message)
     return without_values(said) + place + hint_word + hint
 
 
 def kind(message: str) -> str:
     """What messages have in common that differ in values, places and hints only."""
-    said, _ = _placed(message.partition(HINT)[0])
+    said, _ = _placed(message[:READ_CHARACTERS].partition(HINT)[0])
     return without_values(said).strip().removesuffix(".")
 
 

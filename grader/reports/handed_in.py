@@ -6,6 +6,7 @@ from grader.gradebook.final_scores import Entry
 from grader.html_page import box, paragraph, picture, pill, text
 from grader.manual import TASK_KEY, is_manual, is_task
 from grader.notebooks import Cell, Notebook, grade_id, is_solution, source
+from grader.reports.spreadsheet import as_points
 
 MAX_CHARACTERS = 20_000
 MAX_PICTURE_CHARACTERS = 8 * 2**20
@@ -48,7 +49,8 @@ def _heading(name: str, entry: Entry) -> str:
     if cell is None or cell.waiting:
         points = pill("waiting to be graded")
     else:
-        points = f'<span class="points">{cell.points:.6g} / {cell.max_score:.6g} points</span>'
+        said = f"{as_points(cell.points)} / {as_points(cell.max_score)} points"
+        points = f'<span class="points">{said}</span>'
     return f"<header><h3>{text(name)}</h3>{points}</header>"
 
 

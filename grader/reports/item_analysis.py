@@ -25,7 +25,7 @@ class Item:
         hidden_rate: Share that passes with hidden inputs.
         discrimination: Correlation of solving it with the points of the other exercises; None
             where that is not defined.
-        median_seconds: Time its checks took.
+        median_seconds: Time its checks took; 0 where nobody's was checked.
         timeouts: Submissions in which it ran out of time.
     """
 
@@ -59,24 +59,26 @@ class Failure:
 
 def items(results: Sequence[Result]) -> list[Item]:
     """The exercises in the order of the lab; `results` may hold submissions without cells."""
-    by_check: dict[str, list[tuple[Result, list[CellResult]]]] = defaultdict(list)
+    answers: dict[str, list[tuple[Result, list[CellResult]]]] = defaultdict(list)
     for result in results:
-        for check, cells in _by_check(result.cells).items():
-            by_check[check].append((result, cells))
-    return [_item(check, answers) for check, answers in by_check.items()]
+        for check, cells in by_check(result.cells).items():
+            answers[check].append((result, cells))
+    return [_item(check, found) for check, found in answers.items()]
 
 
-def _by_check(cells: Iterable[CellResult]) -> dict[str, list[CellResult]]:
-    by_check: dict[str, list[CellResult]] = {}
+def by_check(cells: Iterable[CellResult]) -> dict[str, list[CellResult]]:
+    """Graded cells by their exercise, in the lab's order."""
+    found: dict[str, list[CellResult]] = {}
     for cell in cells:
-        by_check.setdefault(cell.check, []).append(cell)
-    return by_check
+        found.setdefault(cell.check, []).append(cell)
+    return found
 
 
 def _item(check: str, answers: list[tuple[Result, list[CellResult]]]) -> Item:
     checked = [(r, cells) for r, cells in answers if not _any(cells, Status.BLOCKED)]
     solved = [all(cell.score == cell.points for cell in cells) for _, cells in checked]
     rest = [r.score - sum(cell.score for cell in cells) for r, cells in checked]
+    seconds = [sum(cell.seconds for cell in cells) for _, cells in checked]
     return Item(
         check=check,
         points=sum(cell.points for cell in answers[0][1]),
@@ -85,7 +87,7 @@ def _item(check: str, answers: list[tuple[Result, list[CellResult]]]) -> Item:
         public_rate=_rate([cell for _, cells in checked for cell in cells if not cell.hidden]),
         hidden_rate=_rate([cell for _, cells in checked for cell in cells if cell.hidden]),
         discrimination=point_biserial(solved, rest),
-        median_seconds=statistics.median(sum(c.seconds for c in cells) for _, cells in answers),
+        median_seconds=statistics.median(seconds or [0.0]),
         timeouts=sum(_any(cells, Status.TIMEOUT) for _, cells in answers),
     )
 
@@ -121,7 +123,7 @@ def failures(results: Sequence[Result]) -> list[Failure]:
     """What students failed at, the most common first; each counts once for an exercise."""
     found: dict[tuple[str, Status, str], list[tuple[str, str]]] = defaultdict(list)
     for result in results:
-        for check, cells in _by_check(result.cells).items():
+        for check, cells in by_check(result.cells).items():
             failed = next((cell for cell in cells if cell.score < cell.points), None)
             if failed is not None:
                 key = (check, failed.status, kind(failed.message))

@@ -12,7 +12,7 @@ FORMULA_STARTS = "=+-@\N{MINUS SIGN}"
 QUOTES = "\"'`\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}"
 UNSEEN = "ZC"  # Unicode's separators and control, format or unassigned characters
 SEPARATOR = re.compile(r"(?<=;)")
-DECIMALS = 6
+DECIMALS, POINT_DECIMALS = 6, 2
 TEN_TO_THE = 1e15
 
 Cell = str | float | None
@@ -38,8 +38,10 @@ def neutral(text: str) -> str:
 
     OWASP: CSV injection. A formula begins with = + - @ or their wide forms, also after blanks,
     quotes and characters one does not see, and after a semicolon: where that is the separator,
-    it begins a cell.
+    it begins a cell. A hyphen alone is none; it is Moodle's word for no grade.
     """
+    if text == "-":
+        return text
     line = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
     parts = SEPARATOR.split(line)
     return "".join(f"'{part}" if _is_formula(part) else part for part in parts)
@@ -60,3 +62,8 @@ def number(value: float, decimals: int = DECIMALS) -> str:
     text = f"{value:.{decimals}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text == "-0" else text
+
+
+def as_points(value: float) -> str:
+    """Points as pages and learning platforms show them."""
+    return number(value, POINT_DECIMALS)

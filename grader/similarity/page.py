@@ -1,45 +1,41 @@
 """The page and the JSON file of `grader similarity`: who shares what, side by side."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 from grader.course import Course
 from grader.html_page import page, paragraph, table, text
+from grader.results import replacing
 from grader.similarity.compare import GROUP_SHARE, SIGNAL, Similarity
 from grader.similarity.own_code import Submission
-from grader.similarity.pairs import Match, Pair, Span
+from grader.similarity.pairs import MAX_PLACED, Match, Pair, Span
 from grader.similarity.winnowing import GUARANTEE, NOISE
 
-MAX_LISTED = 200
+MAX_LISTED = MAX_PLACED
 MAX_SIDE_BY_SIDE = 50
 MAX_LIKE_REFERENCE = 20
 STYLE = """
 body { max-width: 100rem; }
-.sides { table-layout: fixed; } .sides pre { white-space: pre-wrap; margin: .2rem 0; }
-.match { background: var(--open-bg); color: var(--open); } .run { font-weight: 700; }
+.sides { table-layout: fixed; } .sides pre { margin: .2rem 0; } .run { font-weight: 700; }
+.match { background: var(--open-bg); color: var(--open); text-decoration: underline dotted; }
+@media (max-width: 36rem) { .sides tr, .sides td { display: block; width: 100%; } }
 """
 
 
 def write(course: Course, found: Similarity) -> tuple[Path, Path]:
-    """Write `reports/<lab>/similarity.html` and `.json`, each under a temporary name first."""
+    """Write `reports/<lab>/similarity.html` and `.json`; NoRoomError if the disk is full."""
     folder = course.reports(found.lab)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        folder / "similarity.html": render(found),
-        folder / "similarity.json": json.dumps(as_json(found), indent=1, ensure_ascii=False) + "\n",
-    }
-    for path, content in files.items():
-        part = path.with_suffix(path.suffix + ".part")
-        part.write_text(content, encoding="utf-8")
-        os.replace(part, path)
-    html, beside = files
+    html, beside = folder / "similarity.html", folder / "similarity.json"
+    listed = json.dumps(as_json(found), indent=1, ensure_ascii=False) + "\n"
+    for path, content in ((html, render(found)), (beside, listed)):
+        with replacing(path) as part:
+            part.write_text(content, encoding="utf-8")
     return html, beside
 
 
 def as_json(found: Similarity) -> dict[str, object]:
-    """What the JSON file holds: names and places, no code."""
+    """What the JSON file holds: names, and of the closest pairs places, no code."""
     return {
         "lab": found.lab,
         "signal": SIGNAL,
@@ -155,13 +151,18 @@ def _side_by_side(pair: Pair, submissions: dict[str, Submission]) -> str:
     rows = []
     for cell in dict.fromkeys((*first.cells, *second.cells)):
         if cell in firsts or cell in seconds:
-            left = _marked(first.cells.get(cell, ""), firsts.get(cell, []))
-            right = _marked(second.cells.get(cell, ""), seconds.get(cell, []))
-            rows.append(f"<tr><td>{text(cell)}{left}</td><td>{text(cell)}{right}</td></tr>")
+            left = _side(first, cell, firsts.get(cell, []))
+            right = _side(second, cell, seconds.get(cell, []))
+            rows.append(f"<tr><td>{left}</td><td>{right}</td></tr>")
     names = f"{text(first.student)} and {text(second.student)}"
     summary = f"<summary>{names}: {pair.tokens} tokens, {pair.share:.0%}</summary>"
     sides = f'<table class="sides"><tbody>{"".join(rows)}</tbody></table>'
     return f"<details>{summary}{paragraph(_where(pair.matches))}{sides}</details>"
+
+
+def _side(submission: Submission, cell: str, spans: list[tuple[int, Span]]) -> str:
+    code = _marked(submission.cells.get(cell, ""), spans)
+    return f"{text(submission.student)}: {text(cell)}{code}"
 
 
 def _where(matches: tuple[Match, ...]) -> str:

@@ -5,7 +5,7 @@ An index of fingerprints finds the pairs worth a look; only those are compared t
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_matrix, triu
@@ -14,6 +14,7 @@ from grader.similarity.own_code import Submission
 from grader.similarity.winnowing import GUARANTEE, NOISE, Run, shared_runs
 
 MAX_COMPARED = 50_000
+MAX_PLACED = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +39,11 @@ class Match:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """Two submissions; `share` is of the own tokens of the one that has fewer."""
+    """Two submissions; `share` is of the own tokens of the one that has fewer.
+
+    Attributes:
+        matches: Where; left out of pairs far down the list.
+    """
 
     students: tuple[str, str]
     tokens: int
@@ -50,12 +55,18 @@ def find_pairs(submissions: list[Submission], least: int) -> tuple[list[Pair], i
     """The pairs that share at least `least` tokens, most first, and how many were not compared.
 
     MAX_COMPARED bounds the work: pairs whose common fingerprints many others have come last.
+    MAX_PLACED bounds the memory: pairs after it have no matches.
     """
     candidates = _candidates(submissions)
-    compared = (_pair(submissions[one], submissions[two]) for one, two in candidates[:MAX_COMPARED])
-    listed = [pair for pair in compared if pair.tokens >= least]
-    listed.sort(key=lambda pair: (-pair.tokens, -pair.share, pair.students))
-    return listed, max(0, len(candidates) - MAX_COMPARED)
+    found = []
+    for one, two in candidates[:MAX_COMPARED]:
+        pair = _pair(submissions[one], submissions[two])
+        if pair.tokens >= least:
+            found.append((replace(pair, matches=()), one, two))
+    found.sort(key=lambda item: (-item[0].tokens, -item[0].share, item[0].students))
+    placed = [_pair(submissions[one], submissions[two]) for _, one, two in found[:MAX_PLACED]]
+    rest = [pair for pair, _, _ in found[MAX_PLACED:]]
+    return placed + rest, max(0, len(candidates) - MAX_COMPARED)
 
 
 def _candidates(submissions: list[Submission]) -> list[tuple[int, int]]:

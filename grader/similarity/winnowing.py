@@ -73,8 +73,9 @@ def fingerprint(
 def shared_runs(first: Fingerprinted, second: Fingerprinted) -> list[Run]:
     """Runs of at least GUARANTEE tokens that two texts share, in any order, none overlapping.
 
-    Every such run is found unless all of it is ignored. Where runs overlap, the longest is taken
-    whole and of the others the longest part outside it.
+    Every such run is found unless all of it is ignored, or one text repeats its fingerprint more
+    than MAX_REPEATS times. Where runs overlap, the longest is taken whole and of the others what
+    is left, in parts of at least GUARANTEE tokens.
     """
     taken_first: set[int] = set()
     taken_second: set[int] = set()
@@ -85,12 +86,11 @@ def shared_runs(first: Fingerprinted, second: Fingerprinted) -> list[Run]:
             for offset in range(run.length)
             if run.first + offset not in taken_first and run.second + offset not in taken_second
         ]
-        start, length = _longest_stretch(free)
-        if length < GUARANTEE:
-            continue
-        taken_first.update(range(run.first + start, run.first + start + length))
-        taken_second.update(range(run.second + start, run.second + start + length))
-        runs.append(Run(run.first + start, run.second + start, length))
+        for start, length in _stretches(free):
+            if length >= GUARANTEE:
+                taken_first.update(range(run.first + start, run.first + start + length))
+                taken_second.update(range(run.second + start, run.second + start + length))
+                runs.append(Run(run.first + start, run.second + start, length))
     return sorted(runs)
 
 
@@ -121,10 +121,8 @@ def _extended(first: Sequence[str], second: Sequence[str], one: int, two: int) -
     return Run(one - start, two - start, start + length)
 
 
-def _longest_stretch(numbers: list[int]) -> tuple[int, int]:
-    """Start and length of the longest stretch of consecutive numbers."""
-    if not numbers:
-        return 0, 0
-    grouped = groupby(enumerate(numbers), key=lambda item: item[1] - item[0])
-    longest = max(([number for _, number in group] for _, group in grouped), key=len)
-    return longest[0], len(longest)
+def _stretches(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """Start and length of each stretch of consecutive numbers."""
+    for _, group in groupby(enumerate(numbers), key=lambda item: item[1] - item[0]):
+        stretch = [number for _, number in group]
+        yield stretch[0], len(stretch)

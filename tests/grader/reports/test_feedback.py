@@ -1,227 +1,129 @@
-"""The students' pages: everything that helps them, nothing that is hidden, nothing that runs."""
+"""Every student gets a page, whatever is stored of the others."""
 
-import re
-from dataclasses import replace
-from html import unescape
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from grader.cli.main import main
 from grader.course import Course
-from grader.gradebook.final_scores import BookCell, Entry, Final
-from grader.manual import TASK_KEY
-from grader.notebooks import Notebook, write_notebook
-from grader.reports.feedback import render, write
-from grader.reports.handed_in import MAX_CHARACTERS, MAX_PICTURE_CHARACTERS
-from grader.results import CellResult, Result, Status, summarise, write_result
+from grader.notebooks import MAX_NOTEBOOK_BYTES, write_notebook
+from grader.reports.feedback import write
+from grader.results import NoRoomError, write_result
 
-LAB = "lab03_lora"
-PLANTED = ("0.73125", "planted_text", "987654321", "planted_source", "planted_detail", "4242")
-HINT = "Hint: which factor divides?"
+from .made_up import LAB, cell, made, notebook, submission
+
+WORK = notebook(made("delta", "mine = 1", solution=True))
 
 
-def cell(
-    check: str = "delta", *, hidden: bool = False, message: str = "", **more: Any
-) -> CellResult:
-    fields: dict[str, Any] = {
-        "cell": f"{'hidden' if hidden else 'check'}_{check}", "check": check, "hidden": hidden,
-        "points": 2.0, "score": 0.0 if message else 2.0,
-        "status": Status.WRONG if message else Status.OK, "message": message, "seeds": (1,),
-        "seconds": 0.1,
-    }  # fmt: skip
-    return CellResult(**fields | more)
+@pytest.fixture
+def course(tmp_path: Path) -> Course:
+    """Results and graded notebooks of ada, ben and eve."""
+    made = Course(root=tmp_path)
+    (tmp_path / "nbgrader_config.py").touch()
+    for student in ("ada", "ben", "eve"):
+        write_result(made.result(LAB, student), submission(cell(), student=student))
+        write_notebook(made.autograded(LAB, student), WORK)
+    return made
 
 
-def submission(*cells: CellResult, **more: Any) -> Result:
-    status, reason = summarise(cells)
-    fields: dict[str, Any] = {
-        "student": "ada", "lab": LAB, "status": status, "reason": reason,
-        "score": sum(c.score for c in cells), "max_score": sum(c.points for c in cells),
-        "tier": "bubblewrap", "sha256": "", "received": "2026-03-01T12:34:56+00:00",
-        "seconds": 1.5, "cells": cells,
-    }  # fmt: skip
-    return Result(**fields | more)
+def page(course: Course, student: str) -> str:
+    return course.feedback(LAB, student).read_text(encoding="utf-8")
 
 
-def notebook(*cells: dict[str, Any]) -> Notebook:
-    return {"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+def test_without_results_the_way_out_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{LAB} has no results yet: run `grader autograde {LAB}`"):
+        write(Course(root=tmp_path), LAB)
 
 
-def made(name: str, source: str, kind: str = "code", **facts: bool) -> dict[str, Any]:
-    nbgrader = {"grade_id": name, "grade": False, "solution": False, "task": False} | facts
-    return {"cell_type": kind, "id": name, "metadata": {"nbgrader": nbgrader}, "source": source}
+def test_pages_are_written_whole_for_everybody(course: Course) -> None:
+    course.autograded(LAB, "eve").unlink()
+    pages, problems = write(course, LAB)
+    assert problems == []
+    assert pages == [course.feedback(LAB, student) for student in ("ada", "ben", "eve")]
+    assert "mine = 1" in page(course, "ada")
+    assert "mine = 1" not in page(course, "eve")
+    assert "ada" not in page(course, "ben")
+    assert {path.suffix for made in pages for path in made.parent.iterdir()} == {".html"}
+    assert not course.gradebook.exists()
 
 
-def said(html: str) -> str:
-    """A page's text."""
-    return unescape(re.sub("<.*?>", " ", html.partition("<body>")[2]))
+def break_result(course: Course) -> str:
+    course.result(LAB, "ben").write_text("{")
+    return "ben: ben.json is not a result of this grader"
 
 
-def parts(html: str) -> list[tuple[str, str]]:
-    """What the findings' lists say."""
-    found = re.findall("<dt>(.*?)</dt><dd.*?>(.*?)</dd>", html)
-    return [(name, unescape(text)) for name, text in found]
+def flood_result(course: Course) -> str:
+    forged = "\x1b[2J\x1b]0;x\x07" + 22 * 2**20 * "A"
+    write_result(course.result(LAB, "ben"), submission(cell(message=forged), student="ben"))
+    return "ben: ben.json has 23"
 
 
-def test_a_finding_says_what_was_expected_what_came_and_the_hint() -> None:
-    public = cell(message=f"the update: expected shape (3, 5), got (5, 3). {HINT}")
-    assert parts(render(submission(public, cell(hidden=True)), None)) == [
-        ("Seen", "with the notebook's inputs"),
-        ("Looked at", "the update"),
-        ("Expected", "shape (3, 5)"),
-        ("What came", "(5, 3)"),
-        ("Hint", "which factor divides?"),
-    ]
+def flood_notebook(course: Course) -> str:
+    os.truncate(course.autograded(LAB, "ben"), MAX_NOTEBOOK_BYTES + 1)
+    return f"ben: the page shows no code, because in autograded/ {LAB}.ipynb has 20971521 bytes"
 
 
-def test_one_finding_for_public_and_hidden_inputs_is_told_once_with_public_values() -> None:
-    public = cell(message=f"the update: expected shape (3, 5), got (5, 3). {HINT}")
-    hidden = cell(hidden=True, message=f"the update: expected shape (17, 19), got (19, 17). {HINT}")
-    told = parts(render(submission(public, hidden), None))
-    assert told[0] == ("Seen", "with the notebook's inputs, and with other inputs")
-    assert ("Expected", "shape (3, 5)") in told
-    assert "17" not in str(told)
+def break_notebook(course: Course) -> str:
+    course.autograded(LAB, "ben").write_text("{")
+    return "ben: the page shows no code, because in autograded/"
+
+
+def mix_up_notebook(course: Course) -> str:
+    strange = {**WORK["cells"][0], "metadata": {"nbgrader": {"task": True}}, "attachments": 7}
+    write_notebook(course.autograded(LAB, "ben"), notebook({**strange, "metadata": None}, strange))
+    return "ben: the page shows nothing (AttributeError"
+
+
+def stand_in_the_way(course: Course) -> str:
+    course.feedback(LAB, "ben").mkdir(parents=True)
+    return "ben: the page cannot be written"
 
 
 @pytest.mark.parametrize(
-    "message",
+    "spoil",
     [
-        "the update: expected 0.73125, got 987654321.",
-        "the update: 4242 of 987654321 values differ, by up to 0.73125 (allowed: rounding).",
-        "expected 'planted_text', got \"planted_text\".",
-        "f raised ValueError: 'planted_text' 0.73125, at line 3 of the cell: `y = f(x)`.",
-        "calling f, or using what it returned, failed with KeyError: 987654321.",
+        break_result, flood_result, flood_notebook, break_notebook, mix_up_notebook,
+        stand_in_the_way,
     ],
-)
-def test_hidden_values_and_sources_are_on_no_page(message: str) -> None:
-    hidden = cell(
-        hidden=True, message=f"{message} {HINT}", seeds=(987654321,), detail="planted_detail"
-    )
-    work = notebook(
-        made("delta", "def delta(): return 1", solution=True),
-        made("check_delta", "assert planted_source == 0.73125", grade=True, locked=True),
-        made("hidden_delta", "check.hidden('planted_source')", grade=True, locked=True),
-        made("setup", "planted_source = 4242", locked=True),
-    )
-    work["cells"][2]["outputs"] = [{"output_type": "stream", "text": message}]
-    html = render(submission(cell(), hidden), work)
-    assert [value for value in PLANTED if value in html] == []
-    assert ("Hint", "which factor divides?") in parts(html)
-    assert ("Seen", "with other inputs") in parts(html)
-    assert "def delta(): return 1" in said(html)
+)  # fmt: skip
+def test_what_is_wrong_with_one_student_costs_no_other_a_page(
+    course: Course, capsys: pytest.CaptureFixture[str], spoil: object
+) -> None:
+    write(course, LAB)
+    before = {student: page(course, student) for student in ("ada", "eve")}
+    for student in before:
+        course.feedback(LAB, student).unlink()
+    course.feedback(LAB, "ben").unlink()
+    assert callable(spoil)
+    sentence = spoil(course)
+    assert main(["--root", str(course.root), "feedback", LAB]) == 2
+    out, err = capsys.readouterr()
+    assert {student: page(course, student) for student in before} == before
+    assert f"grader: {sentence}" in err
+    assert err.count("\n") == 1
+    assert len(err) < 500
+    assert err.strip().isprintable()
+    assert f"Class report: reports/{LAB}/class.html" in out
+    report = (course.reports(LAB) / "class.html").read_text(encoding="utf-8")
+    assert ("Results that cannot be read" in report) is ("ben.json" in err)
+    if spoil is not stand_in_the_way:
+        said = "Your code cannot be shown" if "no code" in err else "Your instructor was told"
+        assert said in page(course, "ben")
+        assert len(page(course, "ben")) < 20_000
 
 
-def test_a_reason_made_of_hidden_messages_is_left_out_and_one_of_its_own_is_shown() -> None:
-    hidden = cell(hidden=True, message="the update: expected 987654321, got 4.")
-    result = submission(cell(), hidden)
-    assert "987654321" in result.reason
-    assert "987654321" not in render(result, None)
-    assert "nothing was answered" in render(replace(result, reason="nothing was answered"), None)
+def test_a_full_disk_ends_it(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, *_: object, **__: object) -> int:
+        raise NoRoomError(self)
 
-
-def test_what_ended_the_program_is_told_and_not_what_it_printed() -> None:
-    slow = cell(message="delta: it took longer than 10 s.", status=Status.TIMEOUT, detail="SECRET")
-    html = render(submission(slow, replace(slow, cell="hidden_delta", hidden=True)), None)
-    assert ("What came", "delta: it took longer than 10 s") in parts(html)
-    assert "TIMEOUT" in html
-    assert "SECRET" not in html
-
-
-def test_a_returned_submission_says_why_and_shows_no_score() -> None:
-    result = submission(status=Status.INVALID, reason="lab.ipynb is not a notebook")
-    html = render(result, None, Final(score=None, max_score=32, auto_score=None))
-    assert "Returned without a score" in said(html)
-    assert "lab.ipynb is not a notebook" in said(html)
-    assert "<meter" not in html
-    assert "points" not in said(html)
-
-
-def test_points_of_people_comments_and_penalty_are_shown() -> None:
-    work = notebook(
-        made("delta", "mine = 1", solution=True),
-        made("essay", "It *is* <b>so</b>.", "markdown", grade=True, solution=True),
-        made("plot", "plt.plot()", grade=True, solution=True),
-    )
-    entry = Entry(
-        cells={
-            "check_delta": BookCell(points=1.5, max_score=2, by_hand=True, waiting=False),
-            "essay": BookCell(points=2.5, max_score=3, by_hand=True, waiting=False),
-            "plot": BookCell(points=0, max_score=4, by_hand=False, waiting=True),
-        },
-        comments={"delta": "Nearly <i>right</i>.", "essay": "Say why."},
-        late_penalty=0.5,
-    )
-    final = Final(
-        score=3.5, max_score=9, auto_score=2, late_penalty=0.5, waiting=("plot",), excused=True
-    )
-    text = " ".join(said(render(submission(cell()), work, final, entry)).split())
-    for line in (
-        "3.5 of 9 points",
-        "Handed in late: 0.5 points were taken off.",
-        "Not final yet: one answer is still to be graded.",
-        "You are excused",
-        "1.5 / 2 points",
-        "given by a person",
-        "Comment Nearly <i>right</i>.",
-        "essay 2.5 / 3 points Comment Say why. It *is* <b>so</b>.",
-        "plot waiting to be graded",
-    ):
-        assert line in text
-
-
-def test_plots_and_a_task_s_cells_are_shown_as_far_as_there_is_room() -> None:
-    plot = made("plot", "plt.plot()", grade=True, solution=True)
-    small, large = "A" * 40, "A" * (MAX_PICTURE_CHARACTERS + 4)
-    plot["outputs"] = [
-        {"output_type": "display_data", "data": {"image/png": small}},
-        {"output_type": "display_data", "data": {"text/html": "<b>planted</b>"}},
-        {"output_type": "stream", "text": "loss <1>"},
-    ]
-    task = made("task", "Measure.", "markdown", task=True)
-    added = made("", "what I did", "markdown")
-    added["metadata"] = {TASK_KEY: "task"}
-    added["attachments"] = {"a.png": {"image/png": large}}
-    other = made("", "somebody else's", "markdown")
-    html = render(submission(cell()), notebook(plot, task, added, other))
-    assert re.findall('<img src="(.*?)"', html) == [f"data:image/png;base64,{small}"]
-    assert "loss <1>" in said(html)
-    assert "what I did" in said(html)
-    assert "A picture is left out." in said(html)
-    assert "planted" not in html
-    assert "somebody else's" not in said(html)
-    assert "Measure." not in said(html)
-
-
-def test_markup_everywhere_stays_text() -> None:
-    evil = "</pre></style><script>alert(1)</script><img src=x onerror=alert(1)>"
-    work = notebook(made("delta", evil, solution=True), made(evil, evil, solution=True, grade=True))
-    result = submission(cell(message=evil), student=evil, notes=(evil,))
-    entry = Entry(comments={"delta": evil, evil: evil})
-    html = render(replace(result, reason=evil), work, None, entry)
-    assert "<script" not in html
-    assert "<img" not in html
-    assert html.count("</style>") == 1
-    assert said(html).count(evil) >= 8
-
-
-def test_long_code_is_cut() -> None:
-    work = notebook(made("delta", "x" * (MAX_CHARACTERS + 7), solution=True))
-    html = render(submission(cell()), work)
-    assert "… 7 more characters" in said(html)
-    assert len(html) < MAX_CHARACTERS + 20_000
-
-
-def test_pages_are_written_whole_for_everybody(tmp_path: Path) -> None:
-    course = Course(root=tmp_path)
-    with pytest.raises(ValueError, match=f"{LAB} has no results yet: run `grader autograde {LAB}`"):
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(NoRoomError):
         write(course, LAB)
-    for student in ("ada", "ben"):
-        write_result(course.result(LAB, student), replace(submission(cell()), student=student))
-    write_notebook(course.autograded(LAB, "ada"), notebook(made("delta", "mine", solution=True)))
-    pages = write(course, LAB)
-    assert pages == [course.feedback(LAB, student) for student in ("ada", "ben")]
-    assert "mine" in said(pages[0].read_text(encoding="utf-8"))
-    assert "ada" not in said(pages[1].read_text(encoding="utf-8"))
-    assert [p.suffix for folder in pages for p in folder.parent.iterdir()] == [".html", ".html"]
-    assert not course.gradebook.exists()
+
+
+def test_no_page_is_called_as_no_student_may_be(course: Course) -> None:
+    write_result(course.result(LAB, "ada").with_name("..json"), submission(cell()))
+    pages, problems = write(course, LAB)
+    assert len(pages) == 3
+    assert problems == [".: ..json is no student's result: remove it"]

@@ -191,6 +191,21 @@ def test_only_the_rarest_pairs_are_compared_when_there_are_too_many(
     assert made.notes == ("6 pairs share only what many have; they were not compared in full.",)
 
 
+def test_places_are_kept_of_the_closest_pairs_only(
+    empty: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand_in(empty, "ada", {"train_step": HELPERS})
+    hand_in(empty, "ben", {"train_step": HELPERS, "apply_lora": BEN["apply_lora"]})
+    hand_in(empty, "cem", {"apply_lora": BEN["apply_lora"]})
+    whole = found(empty)
+    monkeypatch.setattr(similar_pairs, "MAX_PLACED", 1)
+    made = found(empty)
+    assert [pair.tokens for pair in made.pairs] == [pair.tokens for pair in whole.pairs]
+    assert made.pairs[0] == whole.pairs[0]
+    assert (made.pairs[1].matches, bool(whole.pairs[1].matches)) == ((), True)
+    assert "ben and cem" in write(empty, made)[0].read_text(encoding="utf-8")
+
+
 def test_what_was_graded_is_compared_and_what_cannot_be_is_named(empty: Course) -> None:
     hand_in(empty, "ada", {"train_step": HELPERS})
     hand_in(empty, "ben", {"train_step": HELPERS}, graded=True)
@@ -262,10 +277,12 @@ def test_the_command_writes_a_report_and_nothing_else(
 ) -> None:
     hand_in(empty, "ada", {"train_step": HELPERS})
     hand_in(empty, "ben", {"train_step": HELPERS})
+    hand_in(empty, "cem", {}).write_text("{")
     before = {path: path.read_bytes() for path in empty.root.rglob("*") if path.is_file()}
     assert main(["--root", str(empty.root), "similarity", LAB]) == 0
-    out = capsys.readouterr().out
-    assert "2 submissions, 1 pairs to look at" in out
+    out, err = capsys.readouterr()
+    assert f"grader: cem was not compared: {LAB}.ipynb is not a notebook" in err
+    assert "Submissions: 2; pairs to look at: 1; flagged lines: 0." in out
     after = {path: path.read_bytes() for path in empty.root.rglob("*") if path.is_file()}
     made = {path.relative_to(empty.root).as_posix() for path in after.keys() - before.keys()}
     assert made == {f"reports/{LAB}/similarity.html", f"reports/{LAB}/similarity.json"}
