@@ -1,4 +1,4 @@
-"""LoRA on a whole model: put adapters in, merge them, take them out, switch them off.
+"""LoRA, rsLoRA and DoRA on a whole model: put adapters in, merge, take out, switch off.
 
 Works on any module holding `nn.Linear` layers, and on frozen packed linears (QLoRA). The layer and
 its settings are in `lora_layer`; they belong to this module's interface as well.
@@ -7,15 +7,17 @@ its settings are in `lora_layer`; they belong to this module's interface as well
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from labkit.tuning import adapted
+from labkit.tuning.dora_layer import DoraLinear
 from labkit.tuning.lora_layer import LoraConfig as LoraConfig
 from labkit.tuning.lora_layer import LoraLinear as LoraLinear
 from labkit.tuning.lora_layer import check_rank
-from labkit.tuning.targets import PackedLinear, replace, target_names
+from labkit.tuning.targets import PackedLinear, target_names
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -54,12 +56,8 @@ def apply(
     """
     names = adapted_names(model, config)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    model.requires_grad_(False)
-    for name in names:
-        base = model.get_submodule(name)
-        layer = LoraLinear(base, config, generator=generator, dtype=dtype)
-        layer.train(base.training)
-        replace(model, name, layer)
+    kind = DoraLinear if config.use_dora else LoraLinear
+    adapted.wrap(model, names, lambda _, base: kind(base, config, generator=generator, dtype=dtype))
     for name, parameter in model.named_parameters():
         if trains_bias(config, name):
             parameter.requires_grad_(True)
@@ -72,8 +70,7 @@ def adapted_names(model: nn.Module, config: LoraConfig) -> list[str]:
     Raises:
         ValueError: as `apply`.
     """
-    if any(isinstance(module, LoraLinear) for module in model.modules()):
-        raise ValueError("the model has LoRA adapters already; call remove or merge_and_unload")
+    adapted.refuse_adapted(model)
     names = target_names(model, config.target_modules)
     for name in names:
         check_rank(config.rank, model.get_submodule(name), name)
@@ -93,39 +90,22 @@ def layers(model: nn.Module) -> dict[str, LoraLinear]:
     Raises:
         ValueError: there are none.
     """
-    found = {name: m for name, m in model.named_modules() if isinstance(m, LoraLinear)}
-    if not found:
-        raise ValueError("the model has no LoRA adapters; call apply first")
-    return found
+    return adapted.layers(model, LoraLinear)
 
 
 def merge(model: Model) -> Model:
-    """Merge every adapter into its layer; see `LoraLinear.merge`."""
-    adapters = layers(model)
-    if any(layer.merged for layer in adapters.values()):
-        raise ValueError("the model's adapters are merged already; call unmerge first")
-    for layer in adapters.values():
-        layer.merge()
-    return model
+    """Merge every adapter into its layer, W <- W + scaling * B A; see `AdaptedLinear.merge`."""
+    return adapted.merge(model, LoraLinear)
 
 
 def unmerge(model: Model) -> Model:
-    """Undo `merge`, to the bit; see `LoraLinear.unmerge`."""
-    adapters = layers(model)
-    if not all(layer.merged for layer in adapters.values()):
-        raise ValueError("the model's adapters are not merged; call merge first")
-    for layer in adapters.values():
-        layer.unmerge()
-    return model
+    """Undo `merge`, to the bit; see `AdaptedLinear.unmerge`."""
+    return adapted.unmerge(model, LoraLinear)
 
 
 def remove(model: Model) -> Model:
     """Drop the adapters and put the base layers back, in place. Trained biases stay."""
-    for name, layer in layers(model).items():
-        if layer.merged:
-            layer.unmerge()
-        replace(model, name, layer.base_layer)
-    return model
+    return adapted.remove(model, LoraLinear)
 
 
 def merge_and_unload(model: Model) -> Model:
@@ -133,16 +113,7 @@ def merge_and_unload(model: Model) -> Model:
 
     Packed layers under an adapter become dense ones.
     """
-    for name, layer in layers(model).items():
-        if layer.merged:
-            layer.unmerge()
-        weight = layer.merged_weight()
-        bias = cast("Tensor | None", layer.base_layer.bias)
-        dense = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-        dense.weight = nn.Parameter(weight, requires_grad=False)
-        dense.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
-        replace(model, name, dense.train(layer.training))
-    return model
+    return adapted.merge_and_unload(model, LoraLinear)
 
 
 @contextmanager
@@ -152,17 +123,8 @@ def disabled(model: Model) -> Iterator[Model]:
     Raises:
         ValueError: the adapters are merged, so they cannot be left out.
     """
-    adapters = list(layers(model).values())
-    if any(layer.merged for layer in adapters):
-        raise ValueError("merged adapters cannot be disabled; call unmerge first")
-    before = [layer.enabled for layer in adapters]
-    for layer in adapters:
-        layer.enabled = False
-    try:
+    with adapted.disabled(model, LoraLinear):
         yield model
-    finally:
-        for layer, enabled in zip(adapters, before, strict=True):
-            layer.enabled = enabled
 
 
 def trainable_parameters(model: nn.Module) -> Counts:

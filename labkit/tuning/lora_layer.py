@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labkit.tuning.targets import ALL_LINEAR, AnyLinear, PackedLinear
+from labkit.tuning.adapted import AdaptedLinear, wide
+from labkit.tuning.targets import ALL_LINEAR, AnyLinear, placement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +26,7 @@ class LoraConfig:
             whole path must match.
         bias: which biases train: "none", those of the adapted layers, or "all" of the model's.
         use_rslora: scale by alpha / sqrt(R) instead of alpha / R (arXiv 2312.03732).
+        use_dora: train each row's length beside its direction; see `dora_layer`.
     """
 
     rank: int = 8
@@ -33,6 +35,7 @@ class LoraConfig:
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
     bias: str = "none"
     use_rslora: bool = False
+    use_dora: bool = False
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -52,7 +55,7 @@ class LoraConfig:
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
 
-class LoraLinear(nn.Module):
+class LoraLinear(AdaptedLinear):
     """y = base(x) + scaling * (x A^T) B^T, with A (R, I) random and B (O, R) zero at the start.
 
     Paper: arXiv 2106.09685v2, equation 3.
@@ -72,6 +75,8 @@ class LoraLinear(nn.Module):
         ValueError: the rank exceeds min(I, O), where the product is no longer of low rank.
     """
 
+    method = "LoRA"
+
     def __init__(
         self,
         base: nn.Module,
@@ -80,16 +85,11 @@ class LoraLinear(nn.Module):
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
         check_rank(config.rank, base, "this layer")
-        linear = cast(AnyLinear, base)
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        device, base_dtype = _placement(linear)
-        self.base_layer = base
+        super().__init__(base)
+        device, base_dtype = placement(base)
         self.scaling = config.scaling
-        self.enabled = True
         self.dropout = nn.Dropout(config.dropout) if config.dropout > 0 else None
-        self._base_weight: list[nn.Parameter] = []  # in a list, so that it is not registered
 
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         bound = 1 / math.sqrt(self.in_features)
@@ -110,56 +110,16 @@ class LoraLinear(nn.Module):
         out = torch.addmm(*rows, self.lora_B.weight.t().to(base.dtype), alpha=self.scaling)
         return out.view(base.shape)
 
-    @property
-    def merged(self) -> bool:
-        """Whether the base's weight now holds the adapter."""
-        return bool(self._base_weight)
-
     @torch.no_grad()
     def merged_weight(self) -> Float[Tensor, "O I"]:
         """W + scaling * B A, summed in at least float32 and rounded once to W's dtype."""
-        base = self.base_layer
-        weight = (
-            base.weight if isinstance(base, nn.Linear) else cast(PackedLinear, base).dequantize()
-        )
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        delta = self.lora_B.weight.to(wide) @ self.lora_A.weight.to(wide)
-        return weight.to(wide).add(delta, alpha=self.scaling).to(weight.dtype)
+        weight = self.base_weight()
+        return self.moved(weight.to(wide(weight))).to(weight.dtype)
 
-    def merge(self) -> None:
-        """Put the adapter into the base's weight, W <- W + scaling * B A.
-
-        The old weight is kept, which doubles this layer's memory until `unmerge`: subtracting the
-        product again would not give the same bits. A weight tied to another module stays as it is
-        there.
-
-        Raises:
-            ValueError: merged already, or the base is packed.
-        """
-        if self.merged:
-            raise ValueError("this adapter is merged already; call unmerge first")
-        base = self.base_layer
-        if not (isinstance(base, nn.Linear) and base.weight.is_floating_point()):
-            raise ValueError(
-                f"a {type(base).__name__} cannot absorb an adapter without rounding it away; "
-                "use merge_and_unload, which makes dense layers"
-            )
-        merged = nn.Parameter(self.merged_weight(), requires_grad=False)
-        self._base_weight.append(cast(nn.Parameter, base.weight))
-        base.weight = merged
-
-    def unmerge(self) -> None:
-        """Put back the very weight that `merge` kept: exact to the bit.
-
-        Raises:
-            ValueError: the adapter is not merged.
-        """
-        if not self.merged:
-            raise ValueError("this adapter is not merged; call merge first")
-        base = cast(nn.Linear, self.base_layer)
-        kept = self._base_weight.pop()
-        kept.data = kept.data.to(base.weight.device, base.weight.dtype)
-        base.weight = kept
+    def moved(self, weight: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
+        """weight + scaling * B A, in its dtype."""
+        delta = self.lora_B.weight.to(weight.dtype) @ self.lora_A.weight.to(weight.dtype)
+        return weight.add(delta, alpha=self.scaling)
 
 
 def check_rank(rank: int, base: nn.Module, name: str) -> None:
@@ -176,13 +136,6 @@ def check_rank(rank: int, base: nn.Module, name: str) -> None:
             f"rank={rank} exceeds min(in, out)={min(I, O)} of {name} ({I} -> {O}); "
             f"take a rank of at most {min(I, O)} or leave the layer out of target_modules"
         )
-
-
-def _placement(base: AnyLinear) -> tuple[torch.device, torch.dtype]:
-    if not isinstance(base, nn.Linear):
-        return base.device, base.dtype
-    weight = base.weight
-    return weight.device, weight.dtype if weight.is_floating_point() else torch.float32
 
 
 def _thin_linear(weight: Tensor) -> nn.Linear:

@@ -4,10 +4,17 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from labkit.quant.linear import CodebookLinear, replace_linears
-from labkit.quant.nf4 import BNB_FP4_CODES, FP4_CODES, NF4_CODES, quantize_codebook
+from labkit.quant.nf4 import (
+    BNB_FP4_CODES,
+    FP4_CODES,
+    NF4_CODES,
+    CodebookTensor,
+    quantize_codebook,
+)
 from labkit.tuning import lora
 from labkit.tuning.lora import LoraConfig
 
@@ -67,12 +74,28 @@ def apply(
         ValueError: as `lora.apply`, or a weight is not finite. The model is then unchanged.
     """
     lora.adapted_names(model, config.lora)
-    codes = _CODEBOOKS[config.codebook]
+    pack(model, config)
+    return lora.apply(model, config.lora, generator=generator, dtype=dtype)
+
+
+def pack(model: Model, config: QloraConfig) -> Model:
+    """Put every linear layer but those to skip into four bits, in place; all of them or none.
+
+    Raises:
+        ValueError: a weight is not finite, or there is no layer.
+    """
 
     def packed(linear: nn.Linear) -> CodebookLinear:
-        weight = linear.weight.detach()
-        quantized = quantize_codebook(weight, codes, config.block_size, config.double_quant)
-        return CodebookLinear(quantized, linear.bias)
+        return CodebookLinear(quantized(linear.weight.detach(), config), linear.bias)
 
-    replace_linears(model, packed, skip=config.skip)
-    return lora.apply(model, config.lora, generator=generator, dtype=dtype)
+    return replace_linears(model, packed, skip=config.skip)
+
+
+def quantized(weight: Float[Tensor, "O I"], config: QloraConfig) -> CodebookTensor:
+    """The weight in the config's format.
+
+    Raises:
+        ValueError: a weight is not finite.
+    """
+    codes = _CODEBOOKS[config.codebook]
+    return quantize_codebook(weight, codes, config.block_size, config.double_quant)

@@ -1,7 +1,7 @@
 """Which linear layers of a model a tuning method adapts, and how one is put in another's place."""
 
 import re
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ def target_names(model: nn.Module, targets: tuple[str, ...] | str) -> list[str]:
         ValueError: nothing matches; the message lists the names there are.
     """
     linears = [name for name, module in model.named_modules() if name and is_linear(module)]
-    names = [name for name in linears if _matches(model, name, targets)]
+    names = [name for name in linears if matches(model, name, targets)]
     if not names:
         leaves = sorted({name.rpartition(".")[2] for name in linears})
         raise ValueError(
@@ -54,13 +54,23 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, AnyLinear)
 
 
+def placement(base: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Where a linear layer lies, and the dtype its adapter should have."""
+    if not isinstance(base, nn.Linear):
+        packed = cast(PackedLinear, base)
+        return packed.device, packed.dtype
+    weight = base.weight
+    return weight.device, weight.dtype if weight.is_floating_point() else torch.float32
+
+
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put a module at a path of the model."""
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
 
 
-def _matches(model: nn.Module, name: str, targets: tuple[str, ...] | str) -> bool:
+def matches(model: nn.Module, name: str, targets: tuple[str, ...] | str) -> bool:
+    """Whether the targets, as `target_names` reads them, name the module at a path."""
     if targets == ALL_LINEAR:
         head = getattr(model, "get_output_embeddings", lambda: None)()
         return name.rpartition(".")[2] != HEAD_NAME and model.get_submodule(name) is not head

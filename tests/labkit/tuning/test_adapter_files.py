@@ -25,6 +25,8 @@ OPTIONS = [
     {"bias": "lora_only"},
     {"bias": "all", "dropout": 0.25},
     {"rank": 4, "alpha": 8, "use_rslora": True},
+    {"use_dora": True},
+    {"use_dora": True, "bias": "lora_only", "dropout": 0.25},
 ]
 
 
@@ -47,7 +49,13 @@ def peft_config(config: lora.LoraConfig) -> peft.LoraConfig:
         target_modules=targets if isinstance(targets, str) else list(targets),
         bias=config.bias,
         use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
     )
+
+
+def rounding(options: dict[str, object]) -> float:
+    """Largest difference of logits of about 0.1 from PEFT's; DoRA sums in another order."""
+    return 1e-6 if options.get("use_dora") else 0.0
 
 
 def trained(model: nn.Module, gen: torch.Generator) -> nn.Module:
@@ -73,7 +81,7 @@ def test_peft_to_us_is_exact(options, tmp_path, ids, gen) -> None:
     theirs.save_pretrained(tmp_path)
     ours = adapter_files.load(tiny_llama(bias=True), tmp_path)
     expected, got = theirs(ids).logits, ours(ids).logits
-    assert (got - expected).abs().max() == 0.0
+    assert (got - expected).abs().max() <= rounding(options)
     assert (got - tiny_llama(bias=True)(ids).logits).abs().max() > 1e-2
     stored = load_file(tmp_path / "adapter_model.safetensors")
     parameters = {f"base_model.model.{name}": p for name, p in ours.named_parameters()}
@@ -84,7 +92,7 @@ def test_peft_to_us_is_exact(options, tmp_path, ids, gen) -> None:
 def test_us_to_peft_is_exact(options, tmp_path, ids, gen) -> None:
     ours = saved_by_us(tmp_path, gen, **options)
     theirs = peft.PeftModel.from_pretrained(tiny_llama(bias=True), str(tmp_path)).eval()
-    assert (theirs(ids).logits - ours(ids).logits).abs().max() == 0.0
+    assert (theirs(ids).logits - ours(ids).logits).abs().max() <= rounding(options)
     config = theirs.peft_config["default"]
     assert config.use_rslora == options.get("use_rslora", False)
     assert config.lora_dropout == options.get("dropout", 0.0)
@@ -140,7 +148,7 @@ def edit_config(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"use_dora": True},
+        {"alora_invocation_tokens": [1]},
         {"modules_to_save": ["lm_head"]},
         {"rank_pattern": {"q_proj": 2}},
         {"fan_in_fan_out": True},
@@ -148,7 +156,7 @@ def edit_config(folder: Path, **changes: object) -> None:
         {"lora_bias": True},
         {"a_future_variant": "on"},
         {"init_lora_weights": "pissa"},
-        {"peft_type": "IA3"},
+        {"peft_type": "LOHA"},
     ],
     ids=str,
 )
