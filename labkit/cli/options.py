@@ -1,8 +1,9 @@
 """Arguments that several commands share, and what they stand for."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labkit.model.zoo import Loaded
@@ -10,15 +11,36 @@ if TYPE_CHECKING:
 MODEL_HELP = "smollm2-135m, mini, a folder in Hugging Face's layout, or a hub id"
 
 
-def add_model(parser: argparse.ArgumentParser, *, adapter: bool = False) -> None:
-    """MODEL, --dtype and --device, and --adapter where one may sit on the model."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+class InPlaceOf(argparse.Action):
+    """An option that makes others unnecessary which are required without it.
+
+    Args:
+        of: those arguments, as `add_argument` returned them.
+    """
+
+    def __init__(self, *args: Any, of: Sequence[argparse.Action], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.of = of
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: Any, option: object = None
+    ) -> None:
+        """Store the value; parsers are made anew for every command line."""
+        setattr(namespace, self.dest, values)
+        for argument in self.of:
+            argument.required = False
+
+
+def add_model(parser: argparse.ArgumentParser, *, adapter: bool = False) -> argparse.Action:
+    """MODEL, --dtype and --device, and --adapter where one may sit on the model; returns MODEL."""
+    model = parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--dtype", default="auto", help="float32, bfloat16, float16 or auto (default)"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     if adapter:
         parser.add_argument("--adapter", type=Path, help="PEFT adapter folder to put on the model")
+    return model
 
 
 def load_model(args: argparse.Namespace, *, dtype: str | None = None) -> "Loaded":
@@ -42,10 +64,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def add_out(parser: argparse.ArgumentParser) -> None:
-    """--out and --overwrite."""
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+def add_out(parser: argparse.ArgumentParser) -> argparse.Action:
+    """--out and --overwrite; returns --out."""
+    out = parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that exists")
+    return out
 
 
 def check_out(args: argparse.Namespace) -> None:

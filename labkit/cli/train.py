@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.cli import options
+from labkit.cli import options, train_options
 from labkit.cli.steps import show_steps
+from labkit.cli.train_options import DEFAULT_LR
 
 if TYPE_CHECKING:
     from labkit.data.batch import Example
@@ -22,37 +23,45 @@ examples:
   labkit train smollm2-135m --out adapters/pydoc --steps 60
   labkit train smollm2-135m --method qlora --data alpaca.json --track --out adapters/alpaca
   labkit train mini --method full --lr 1e-4 --out models/mini-pydoc
+  labkit train --config run.toml --steps 200
+
+a file given as --config sets options by their names with underscores (model = "mini",
+out = "adapters/mine", batch_size = 4); what stands on the command line goes before it
 """
-DEFAULT_LR = {"lora": 1e-3, "qlora": 1e-3, "full": 1e-4}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    options.add_model(parser)
-    options.add_out(parser)
+    needed = options.add_model(parser), options.add_out(parser)
     add = parser.add_argument
-    add("--method", choices=sorted(DEFAULT_LR), default="lora", help="default lora")
-    add("--data", default="pydoc", help="pydoc (default) or an Alpaca-style .json or .jsonl file")
-    add("--rank", type=int, default=8, help="of LoRA (default 8)")
+    add("--config", type=Path, action=options.InPlaceOf, of=needed, help="TOML file of options")
+    add("--method", choices=sorted(DEFAULT_LR), help="default lora")
+    add("--data", help="pydoc (default) or an Alpaca-style .json or .jsonl file")
+    add("--rank", type=int, help="of LoRA (default 8)")
     add("--alpha", type=float, help="of LoRA (default 2 * rank)")
-    add("--dropout", type=float, default=0.0, help="of LoRA's input (default 0)")
-    add("--targets", default="all-linear", help="layers, by comma, or all-linear (default)")
+    add("--dropout", type=float, help="of LoRA's input (default 0)")
+    add("--targets", help="layers, by comma, or all-linear (default)")
     add("--rslora", action="store_true", help="scale by alpha / sqrt(rank)")
-    add("--steps", type=int, default=60, help="default 60")
+    add("--steps", type=int, help="default 60")
     add("--lr", type=float, help="peak rate (default 1e-3; 1e-4 for full)")
     add("--warmup", type=int, help="steps (default a tenth)")
-    add("--batch-size", type=int, default=2, help="packed rows a micro-batch (default 2)")
-    add("--accumulation", type=int, default=1, help="micro-batches a step (default 1)")
-    add("--length", type=int, default=256, help="tokens a packed row (default 256)")
-    add("--seed", type=int, default=0, help="default 0")
-    add("--log-every", type=int, default=10, help="steps between rows")
+    add("--min-lr-ratio", type=float, help="of the last step to the peak rate (default 0.1)")
+    add("--weight-decay", type=float, help="of matrices (default 0)")
+    add("--clip-norm", type=float, help="largest global gradient norm (default 1)")
+    add("--batch-size", type=int, help="packed rows a micro-batch (default 2)")
+    add("--accumulation", type=int, help="micro-batches a step (default 1)")
+    add("--length", type=int, help="tokens a packed row (default 256)")
+    add("--seed", type=int, help="default 0")
+    add("--log-every", type=int, help="steps between rows (default 10)")
     add("--track", action="store_true", help="log to MLflow (mlruns.db here)")
     add("--run-name", help="in MLflow (default: the method and the model)")
     options.add_json(parser)
+    parser.set_defaults(**dict.fromkeys(train_options.FIELDS))  # None: not given
 
 
 def run(args: argparse.Namespace) -> None:
     """Tune, then write the adapter (or the whole model) at once."""
+    args = train_options.resolve(args)
     options.check_out(args)
     config, lora_config = _train_config(args), _lora_config(args)
     chats = _chats(args.data)
@@ -69,20 +78,19 @@ def _tune(
     config: "TrainConfig",
     lora_config: "LoraConfig",
 ) -> None:
-    from labkit.data.packing import packed_batches
+    from labkit.data.loader import DataLoader
     from labkit.model import huggingface
     from labkit.runtime.cache import atomic_path
-    from labkit.runtime.seeding import generator
     from labkit.training.loop import train
     from labkit.training.tracking import tracked
     from labkit.tuning import adapter_files
 
-    batches = packed_batches(
-        examples,
+    batches = DataLoader(
+        examples=examples,
         length=min(args.length, loaded.config.max_length),
         pad_id=loaded.tokenizer.pad_id,
         batch_size=args.batch_size,
-        generator=generator(args.seed),
+        seed=args.seed,
     )
     records = train(loaded.model, batches, config)
     if args.track:
@@ -111,6 +119,9 @@ def _train_config(args: argparse.Namespace) -> "TrainConfig":
         steps=args.steps,
         lr=DEFAULT_LR[args.method] if args.lr is None else args.lr,
         warmup_steps=args.steps // 10 if args.warmup is None else args.warmup,
+        min_lr_ratio=args.min_lr_ratio,
+        weight_decay=args.weight_decay,
+        clip_norm=args.clip_norm,
         accumulation=args.accumulation,
         dtype="bfloat16" if autocast else "float32",
         seed=args.seed,

@@ -1,1 +1,1 @@
-"""MiniLLM, its KV cache, tokenizer and weights in and out (GGUF, Hugging Face folders)."""
+"""MiniLLM and its parts, KV cache, tokenizer, weights in and out (GGUF, Hugging Face folders)."""

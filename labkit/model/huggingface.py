@@ -1,4 +1,4 @@
-"""Hugging Face Llama folders: written for transformers and vLLM to load, and read strictly."""
+"""Hugging Face model folders: written for transformers and vLLM to load, and read strictly."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from labkit.model.config import ModelConfig
+from labkit.model.hf_config import config_from_json, config_to_json, hub_name, own_name
 from labkit.model.minillm import MiniLLM
 from labkit.model.tokenizer import Tokenizer
 from labkit.runtime.cache import atomic_path
@@ -30,21 +31,24 @@ def save_folder(model: MiniLLM, tokenizer: Tokenizer, folder: Path | str) -> Non
     and is refused by `load_folder`, so old and new files are never mixed.
 
     Raises:
-        ValueError: the model's layers were replaced (an adapter, packed weights).
+        ValueError: the model's layers were replaced (an adapter, packed weights), or no class of
+            transformers computes its configuration.
     """
     folder = Path(folder)
     state = _own_state(model)
+    dtype = next(iter(state.values())).dtype
+    content = config_to_json(model.config, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
     with atomic_path(folder / WEIGHTS) as path:
-        save_file(state, path, metadata={"format": "pt"})
+        named = {hub_name(name): tensor for name, tensor in state.items()}
+        save_file(named, path, metadata={"format": "pt"})
     tokenizer.save(folder)
-    dtype = next(iter(state.values())).dtype
     ends = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     if tokenizer.bos_token is not None:
         ends["bos_token_id"] = tokenizer.token_id(tokenizer.bos_token)
     _write_json(folder / "generation_config.json", ends)
-    _write_json(folder / CONFIG, {**config_to_json(model.config, dtype), **ends})
+    _write_json(folder / CONFIG, {**content, **ends})
 
 
 def load_folder(
@@ -53,7 +57,9 @@ def load_folder(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
 ) -> tuple[MiniLLM, Tokenizer]:
-    """The model (in eval mode) and tokenizer of a Llama folder; all of it, or an error.
+    """The model (in eval mode) and tokenizer of a folder; all of it, or an error.
+
+    Read are Llama, Mistral, Mixtral, and StableLM that rotates whole heads.
 
     Raises:
         FileNotFoundError: no config.json, weights or tokenizer there.
@@ -66,7 +72,7 @@ def load_folder(
     config = config_from_json(_read_json(folder / CONFIG), folder / CONFIG)
     tokenizer = Tokenizer.load(folder)
     state = {
-        name: tensor.to(device=device, dtype=dtype)
+        own_name(name): tensor.to(device=device, dtype=dtype)
         for file in _weight_files(folder)
         for name, tensor in _read_tensors(file).items()
         if not name.endswith(_DERIVED)
@@ -98,67 +104,6 @@ def from_state(config: ModelConfig, state: dict[str, Tensor], *, source: Path) -
     model.load_state_dict(state, assign=True)
     model.tie()
     return model.eval()
-
-
-def config_to_json(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """The content of config.json, for both the old and the new spelling of RoPE's base."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_width,
-        "intermediate_size": config.ffn_width,
-        "max_position_embeddings": config.max_length,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
-        "tie_word_embeddings": config.tie_embeddings,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "torch_dtype": str(dtype).removeprefix("torch."),
-    }
-
-
-def config_from_json(content: dict[str, Any], path: Path) -> ModelConfig:
-    """Reads config.json, refusing what MiniLLM does not compute rather than ignoring it."""
-    _refuse_other_models(content, path)
-    rope = content.get("rope_parameters") or {}
-    try:
-        heads, width = content["num_attention_heads"], content["hidden_size"]
-        return ModelConfig(
-            vocab_size=content["vocab_size"],
-            width=width,
-            num_layers=content["num_hidden_layers"],
-            num_heads=heads,
-            num_kv_heads=content.get("num_key_value_heads") or heads,
-            head_width=content.get("head_dim") or width // heads,
-            ffn_width=content["intermediate_size"],
-            rope_theta=float(rope.get("rope_theta", content.get("rope_theta", 10_000.0))),
-            norm_eps=float(content.get("rms_norm_eps", 1e-6)),
-            max_length=content.get("max_position_embeddings", 2048),
-            tie_embeddings=content.get("tie_word_embeddings", False),
-        )
-    except KeyError as error:
-        raise CorruptFileError(f"{path} lacks {error}") from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise CorruptFileError(f"{path} is not usable: {error}") from error
-
-
-def _refuse_other_models(content: dict[str, Any], path: Path) -> None:
-    if content.get("model_type") != "llama":
-        raise ValueError(f"{path}: model_type={content.get('model_type')!r}, only 'llama' is read")
-    for name, only in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
-        if content.get(name, only) != only:
-            raise ValueError(f"{path}: {name}={content[name]!r} is not supported, only {only!r}")
-    rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ValueError(f"{path}: RoPE scaling {kind!r} is not supported, only plain RoPE")
 
 
 def _own_state(model: MiniLLM) -> dict[str, Tensor]:

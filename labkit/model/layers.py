@@ -1,4 +1,4 @@
-"""The parts of a Llama block: RMSNorm, rotary positions, grouped-query attention, SwiGLU."""
+"""The parts of a block: RMSNorm, LayerNorm, rotary positions, grouped-query attention, SwiGLU."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,6 +26,31 @@ class RMSNorm(nn.Module):
         y = x.float()
         y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * y.to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """y = weight * (x - mean(x)) / sqrt(var(x) + eps) + bias, over the width, in float32.
+
+    Paper: arXiv 1607.06450, section 3.
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        y = x.float()
+        y = y - y.mean(-1, keepdim=True)
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * y.to(x.dtype) + self.bias
+
+
+def build_norm(config: ModelConfig) -> RMSNorm | LayerNorm:
+    """The norm that the configuration names."""
+    kind = RMSNorm if config.norm == "rms" else LayerNorm
+    return kind(config.width, config.norm_eps)
 
 
 def rope_table(
@@ -113,26 +138,4 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         y: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
-        return y
-
-
-class Block(nn.Module):
-    """x + Attention(RMSNorm(x)), then x + SwiGLU(RMSNorm(x)): the pre-norm decoder layer."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
-        self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
-        self.mlp = SwiGLU(config)
-
-    def forward(
-        self,
-        x: Float[Tensor, "B T D"],
-        rope: Rope,
-        mask: Bool[Tensor, "B 1 T S"] | None = None,
-        cache: KVCache | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
-        y: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return y

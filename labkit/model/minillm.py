@@ -6,27 +6,29 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from labkit.model.blocks import build_block
 from labkit.model.cache import KVCache
 from labkit.model.config import ModelConfig
-from labkit.model.layers import Block, RMSNorm, rope_table
+from labkit.model.layers import build_norm, rope_table
 
 INIT_STD = 0.02
 
 
 class Decoder(nn.Module):
-    """Token embedding, L blocks, final norm: everything below the head."""
+    """Token embedding, L blocks, final norm (of pre-norm): everything below the head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.layers = nn.ModuleList(build_block(config, i) for i in range(config.num_layers))
+        self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
 
 
 class MiniLLM(nn.Module):
-    """Next-token logits of a pre-norm decoder with RoPE, grouped-query attention and SwiGLU.
+    """Next-token logits of a decoder with RoPE, grouped-query attention and SwiGLU.
 
-    Parameter names and layouts are those of Hugging Face's LlamaForCausalLM.
+    Pre-norm with RMSNorm, unless the configuration says otherwise. Parameter names and layouts are
+    those of Hugging Face's LlamaForCausalLM.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -69,7 +71,9 @@ class MiniLLM(nn.Module):
         self._check(past + T, positions, padding_mask, document_ids, past)
         if positions is None:
             positions = default_positions(ids, past, padding_mask)
-        mask = attention_mask(ids, past, padding_mask, document_ids)
+        mask = attention_mask(ids, past, padding_mask, document_ids, self.config.sliding_window)
+        if cache is not None and mask is not None:
+            mask = mask[..., cache.key_positions(T)]
         x = self.model.embed_tokens(ids)
         cos, sin = rope_table(positions, self.config.head_width, self.config.rope_theta)
         rope = (cos.to(x.dtype), sin.to(x.dtype))  # once for all layers
@@ -120,14 +124,23 @@ def attention_mask(
     past: int,
     padding_mask: Bool[Tensor, "B S"] | None,
     document_ids: Int[Tensor, "B T"] | None,
+    window: int | None = None,
 ) -> Bool[Tensor, "B 1 T S"] | None:
-    """True where a query may look; None for plain causal attention, which needs no matrix."""
+    """True where a query may look; None for plain causal attention, which needs no matrix.
+
+    A query sees the latest `window` tokens, itself included. One new token needs no matrix for
+    that, since the cache holds no more than the window.
+    """
     B, T = ids.shape
-    if padding_mask is None and document_ids is None and (past == 0 or T == 1):
-        return None
+    if padding_mask is None and document_ids is None:
+        beyond = window is not None and past + T > window
+        if T == 1 or (past == 0 and not beyond):
+            return None
     queries = torch.arange(past, past + T, device=ids.device)[:, None]
     keys = torch.arange(past + T, device=ids.device)
     mask = (keys <= queries).expand(B, T, -1)
+    if window is not None:
+        mask = mask & (keys > queries - window)
     if document_ids is not None:
         mask = mask & (document_ids[:, :, None] == document_ids[:, None, :])
     if padding_mask is not None:
@@ -141,12 +154,12 @@ def initialise(model: MiniLLM, generator: torch.Generator) -> None:
     """Draws every matrix from N(0, 0.02^2), those that write to the residual stream smaller.
 
     The 2 L projections `o_proj` and `down_proj` add up in the stream; scaling each by 1 / sqrt(2 L)
-    keeps its variance independent of depth (GPT-2, section 2.3). Norm weights become 1.
+    keeps its variance independent of depth (GPT-2, section 2.3). Norm weights become 1, biases 0.
     """
     residual_std = INIT_STD / math.sqrt(2 * model.config.num_layers)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
-            parameter.fill_(1.0)
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
             writes = name.endswith(("o_proj.weight", "down_proj.weight"))
             parameter.normal_(0.0, residual_std if writes else INIT_STD, generator=generator)

@@ -1,5 +1,8 @@
 """Losses that pull a student's next-token distribution towards a teacher's."""
 
+import math
+
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
@@ -63,6 +66,49 @@ def reverse_kl(
     log_q, log_p = _log_softmaxes(student_logits, teacher_logits, temperature)
     divergence = (log_q.exp() * (log_q - log_p)).sum(-1)  # (B, T, V) -> (B, T)
     return temperature**2 * divergence[mask].sum(), int(mask.sum())
+
+
+def generalized_jsd(
+    student_logits: Float[Tensor, "B T V"],
+    teacher_logits: Float[Tensor, "B T V"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    beta: float,
+    temperature: float = 1.0,
+) -> tuple[Float[Tensor, ""], int]:
+    """``sum_t beta KL(p_t || m_t) + (1 - beta) KL(q_t || m_t)``, ``m = beta p + (1 - beta) q``.
+
+    p is the teacher, q the student. At the ends it is taken to be what it is proportional to in
+    the limit: beta = 0 is `forward_kl`, beta = 1 `reverse_kl`.
+
+    Paper: 2306.13649 (GKD), equation 1.
+    Differs: as in trl, there is no factor ``tau^2``.
+
+    Args:
+        student_logits: Scores that receive the gradient.
+        teacher_logits: Target scores; no gradient flows into them.
+        mask: True at positions whose prediction counts (no shift happens here).
+        beta: In [0, 1].
+        temperature: tau > 0 of both softmaxes.
+
+    Returns:
+        The sum over counted positions in nats, and their number.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+    if not 0.0 <= beta <= 1.0:
+        raise ValueError(f"beta={beta} must lie between 0 (forward KL) and 1 (reverse KL)")
+    if beta in (0.0, 1.0):
+        divergence = forward_kl if beta == 0.0 else reverse_kl
+        total, count = divergence(student_logits, teacher_logits, mask, temperature)
+        return total / temperature**2, count
+    log_q, log_p = _log_softmaxes(student_logits, teacher_logits, temperature)
+    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+    from_teacher = (log_p.exp() * (log_p - log_m)).sum(-1)
+    from_student = (log_q.exp() * (log_q - log_m)).sum(-1)
+    mixture = beta * from_teacher + (1.0 - beta) * from_student
+    return mixture[mask].sum(), int(mask.sum())
 
 
 def distillation_loss(

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from labkit.data.batch import TokenBatch
+from labkit.model import moe
 from labkit.model.minillm import MiniLLM
 from labkit.objectives.language_modelling import cross_entropy
 
@@ -40,3 +41,31 @@ def batch_logits(model: nn.Module, batch: TokenBatch) -> Float[Tensor, "B T V"]:
 def causal_lm_loss(model: nn.Module, batch: TokenBatch) -> tuple[Float[Tensor, ""], int]:
     """Summed next-token cross-entropy of a batch in nats, and the number of predicted tokens."""
     return cross_entropy(batch_logits(model, batch), batch.labels)
+
+
+def routed_lm_loss(
+    model: nn.Module, batch: TokenBatch, *, balance_weight: float = 0.01, z_weight: float = 0.0
+) -> tuple[Float[Tensor, ""], int]:
+    """`causal_lm_loss` of a mixture of experts, plus what keeps its routers in balance.
+
+    The means over layers of `moe.balance_loss` and `moe.router_z_loss` count once for each
+    predicted token, so that the step's mean loss holds them with exactly these weights.
+
+    Args:
+        model: MiniLLM with experts.
+        batch: Right-padded or packed tokens; padding is routed like any token.
+        balance_weight: alpha of arXiv 2101.03961, equation 4; 0.01 there.
+        z_weight: Of the router z-loss; 0.001 in arXiv 2202.08906.
+
+    Raises:
+        ValueError: If the model has no router.
+    """
+    with moe.recorded_routing(model) as routings:
+        loss, tokens = causal_lm_loss(model, batch)
+    if not routings:
+        raise ValueError("the model has no experts to balance: use causal_lm_loss")
+    extra = sum(
+        balance_weight * moe.balance_loss(routing) + z_weight * moe.router_z_loss(routing)
+        for routing in routings
+    )
+    return loss + tokens * extra / len(routings), tokens

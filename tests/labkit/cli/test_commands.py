@@ -43,6 +43,24 @@ def test_generate_reads_stdin_and_stops(run, byte_folder, monkeypatch):
     assert whole == again
 
 
+def test_generate_from_a_checkpoint(run, byte_folder, byte_loaded, alpaca_file, tmp_path):
+    sampling = ["--temperature", 0.9, "--top-k", 20, "--top-p", 0.8, "--seed", 4]
+    config = SamplingConfig(temperature=0.9, top_k=20, top_p=0.8, seed=4)
+    options = [*sampling, "--dtype", "float32"]
+    [expected] = g.generate(byte_loaded.model, byte_loaded.tokenizer, "Hi", config)
+    assert run("generate", "--checkpoint", byte_folder, "--prompt", "Hi", *options)[0] == (
+        expected.text + "\n"
+    )
+    assert run("generate", byte_folder, "--prompt", "Hi", *options)[0] == expected.text + "\n"
+    run(
+        "train", byte_folder, "--data", alpaca_file, "--out", tmp_path / "made", "--steps", 4,
+        "--lr", 0.1, "--length", 120, "--dtype", "float32",
+    )  # fmt: skip
+    tuned, _ = run("generate", "--checkpoint", tmp_path / "made", "--prompt", "Hi", *options)
+    put_on, _ = run("generate", byte_folder, "Hi", "--adapter", tmp_path / "made", *options)
+    assert tuned == put_on != expected.text + "\n"
+
+
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_train_lowers_the_loss_and_writes_what_loads(
     run, byte_folder, alpaca_file, tmp_path, method

@@ -1,5 +1,7 @@
 """The KV cache: what it returns, what it refuses, and that it copies nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,3 +65,70 @@ def test_refusals_name_the_values(cache: KVCache, gen: torch.Generator) -> None:
 def test_empty_cache_is_refused(tiny_config: ModelConfig) -> None:
     with pytest.raises(ValueError, match="batch_size=0"):
         KVCache(tiny_config, batch_size=0, max_length=3)
+
+
+@pytest.fixture
+def rolling(tiny_config: ModelConfig) -> KVCache:
+    return KVCache(replace(tiny_config, sliding_window=5), batch_size=5, max_length=40)
+
+
+@pytest.mark.parametrize(
+    "steps", [(1,) * 13, (3, 1, 4, 1, 5), (7, 1, 1, 6), (5, 1, 5, 1), (12, 2), (4, 1, 1, 1)]
+)
+def test_a_window_returns_what_the_new_tokens_may_see(
+    rolling: KVCache, gen: torch.Generator, steps: tuple[int, ...]
+) -> None:
+    whole = _rows(sum(steps), gen)
+    for T in steps:
+        start = rolling.length
+        new = [part[:, :, start : start + T] for part in whole]
+        for layer in (0, 2):
+            got = rolling.append(layer, *new)
+            positions = rolling.key_positions(T)
+            assert torch.equal(got[0], whole[0][:, :, positions])
+            assert torch.equal(got[1], whole[1][:, :, positions])
+        seen = set(range(max(0, start + 1 - 5), start + T))
+        assert seen <= set(positions.tolist())
+        if T == 1:
+            assert seen == set(positions.tolist()), "one token is given no mask"
+        rolling.advance(T)
+
+
+def test_a_window_never_grows(rolling: KVCache, gen: torch.Generator) -> None:
+    start, size = rolling.keys.data_ptr(), rolling.nbytes
+    for T in (6, 1, 1, 9, 1):
+        rolling.append(1, *_rows(T, gen))
+        rolling.advance(T)
+    keys, _ = rolling.append(1, *_rows(1, gen))
+    assert keys.data_ptr() == rolling.keys[1].data_ptr() == start + rolling.keys[0].nbytes
+    assert (rolling.nbytes, rolling.rows, rolling.length) == (size, 5, 18)
+
+
+def test_a_rolled_window_forgets_the_last_token_only(
+    rolling: KVCache, gen: torch.Generator
+) -> None:
+    whole = _rows(9, gen)
+    rolling.append(0, *whole)
+    rolling.advance(9)
+    with pytest.raises(ValueError, match="length=7: of 9 tokens the window keeps the last 5"):
+        rolling.truncate(7)
+    rolling.truncate(8)
+    with pytest.raises(ValueError, match="length=7: of 9"):
+        rolling.truncate(7)
+    keys, _ = rolling.append(0, whole[0][:, :, 8:], whole[1][:, :, 8:])
+    assert torch.equal(keys, whole[0][:, :, rolling.key_positions(1)])
+    rolling.truncate(0)
+    keys, _ = rolling.append(0, *_rows(3, gen))
+    assert keys.shape[2] == 3
+    rolling.advance(3)
+    rolling.truncate(1)
+
+
+def test_a_window_not_yet_full_forgets_as_any_cache(rolling: KVCache, gen: torch.Generator) -> None:
+    rolling.append(0, *_rows(5, gen))
+    rolling.advance(5)
+    rolling.truncate(1)
+    rolling.append(0, *_rows(3, gen))
+    rolling.advance(3)
+    rolling.truncate(2)
+    assert rolling.length == 2

@@ -20,6 +20,24 @@ def test_rms_norm_is_torchs(gen: torch.Generator) -> None:
     torch.testing.assert_close(norm(x), expected, rtol=1e-6, atol=0)
 
 
+def test_layer_norm_is_torchs(gen: torch.Generator) -> None:
+    norm = layers.LayerNorm(21, eps=0.3)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(21, generator=gen))
+        norm.bias.copy_(torch.randn(21, generator=gen))
+    x = 4 + torch.randn(5, 3, 21, generator=gen) * torch.tensor([1e-2, 1.0, 1e3])[:, None]
+    expected = torch.nn.functional.layer_norm(x, (21,), norm.weight, norm.bias, 0.3)
+    torch.testing.assert_close(norm(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_norms_take_their_statistics_in_float32(gen: torch.Generator) -> None:
+    x = (300 + torch.randn(5, 21, generator=gen)).bfloat16()
+    exact = torch.nn.functional.layer_norm(x.float(), (21,))
+    got = layers.LayerNorm(21, eps=1e-5).bfloat16()(x)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), exact, rtol=0.01, atol=0.01)
+
+
 def test_rope_rotates_each_pair_by_its_angle(gen: torch.Generator) -> None:
     theta, K = 500.0, 10
     x = torch.randn(2, 7, 3, K, generator=gen)

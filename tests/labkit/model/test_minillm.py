@@ -73,6 +73,59 @@ def test_truncated_cache_continues(model: minillm.MiniLLM, ids: Tensor) -> None:
     assert_near(model(other, cache=cache), model(torch.cat((ids[:, :6], other), 1))[:, 6:])
 
 
+@pytest.fixture
+def windowed(model: minillm.MiniLLM) -> minillm.MiniLLM:
+    """The same weights, but a query sees four tokens."""
+    narrow = minillm.MiniLLM(replace(model.config, sliding_window=4)).eval()
+    narrow.load_state_dict(model.state_dict())
+    return narrow
+
+
+@torch.no_grad()
+def test_a_window_hides_what_lies_before_it(windowed: minillm.MiniLLM, ids: Tensor) -> None:
+    """Three layers of window 4 let a token see back 9 places, and no further."""
+    first = torch.cat(((ids[:, :1] + 1) % 97, ids[:, 1:]), 1)
+    same = (windowed(first) - windowed(ids)).abs().amax((0, 2)) == 0
+    assert same.tolist() == [False] * 10 + [True] * 3
+
+
+@pytest.mark.parametrize(
+    "steps", [(13,), (7, 3, 1, 1, 1), (1,) * 13, (4, 9), (2, 1, 5, 5), (3, 10)]
+)
+@torch.no_grad()
+def test_rolling_cache_equals_recomputed(
+    windowed: minillm.MiniLLM, ids: Tensor, steps: tuple[int, ...]
+) -> None:
+    cache = KVCache(windowed.config, batch_size=5, max_length=17)
+    parts = [windowed(part, cache=cache) for part in ids.split(steps, dim=1)]
+    assert (cache.rows, cache.length) == (4, 13)
+    assert_near(torch.cat(parts, 1), windowed(ids))
+
+
+@pytest.mark.parametrize("steps", [(11, 1, 1), (5, 6, 2), (8, 1, 1, 1, 1, 1)])
+@torch.no_grad()
+def test_rolling_cache_under_left_padding(
+    windowed: minillm.MiniLLM, ids: Tensor, steps: tuple[int, ...]
+) -> None:
+    rows = [ids[0, :9], ids[1, :13], ids[2, :5]]
+    padded, mask = _left_padded(rows)
+    cache = KVCache(windowed.config, batch_size=3, max_length=13)
+    parts = []
+    for part in padded.split(steps, dim=1):
+        seen = mask[:, : cache.length + part.shape[1]]
+        parts.append(windowed(part, cache=cache, padding_mask=seen))
+    for row, got in zip(rows, torch.cat(parts, 1), strict=True):
+        assert_near(got[-len(row) :], windowed(row[None])[0])
+
+
+@torch.no_grad()
+def test_packed_documents_keep_to_their_window(windowed: minillm.MiniLLM, ids: Tensor) -> None:
+    lengths = (5, 1, 7)
+    document_ids = torch.arange(3).repeat_interleave(torch.tensor(lengths)).expand(5, 13)
+    separate = torch.cat([windowed(part) for part in ids.split(lengths, dim=1)], 1)
+    assert_near(windowed(ids, document_ids=document_ids), separate)
+
+
 def _left_padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     T = max(len(row) for row in rows)
     ids = torch.stack([torch.cat((torch.full((T - len(row),), 3), row)) for row in rows])
@@ -147,6 +200,14 @@ def test_tied_head_is_one_tensor_also_in_a_copy(model: minillm.MiniLLM) -> None:
 def test_every_parameter_gets_a_gradient(model: minillm.MiniLLM, ids: Tensor) -> None:
     model(ids).logsumexp(-1).mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_initialise_starts_biases_at_zero(tiny_config: ModelConfig) -> None:
+    model = minillm.MiniLLM(replace(tiny_config, norm="layer"))
+    minillm.initialise(model, torch.Generator().manual_seed(1))
+    norm = model.model.norm
+    assert norm.weight.unique().tolist() == [1.0]
+    assert norm.bias.unique().tolist() == [0.0]
 
 
 def test_initialise_draws_the_stated_spread(tiny_config: ModelConfig) -> None:
