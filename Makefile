@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SCALE ?= smoke
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help start setup test check lint types layers unit notebooks stored walk vllm hostile labs lectures bench lock clean python
+.PHONY: help start setup test check lint types layers release unit notebooks stored walk vllm hostile labs lectures bench lock clean python
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,7 @@ setup: python  ## Make .venv with everything tests and notebooks need
 
 test: setup check unit notebooks stored walk vllm  ## All that CI runs, from a clean checkout
 
-check: lint types layers  ## The quick part of `make test`: seconds
+check: lint types layers release  ## Lint, types, layers, labs/ fresh and without leaks: half a minute
 
 lint:
 	$(BIN)/ruff check .
@@ -32,6 +32,9 @@ types:
 
 layers:
 	$(BIN)/lint-imports
+
+release:
+	$(BIN)/grader release --check
 
 unit:
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser and not vllm" \
@@ -66,8 +69,8 @@ bench:  ## Measure the committed benchmarks on an idle machine
 	$(BIN)/python -m benchmarks.grading
 	$(BIN)/python -m benchmarks.report
 
-lock:  ## Write constraints.txt from what .venv holds
+lock:  ## Write constraints.txt: what the course needs, as .venv has it
 	$(BIN)/python scripts/lock.py
 
-clean:
+clean:  ## Remove caches and what building left; .venv and grades stay
 	rm -rf .start .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -99,7 +99,7 @@ def grade_by_nbgrader(course: Course, students: list[str], folder: Path) -> floa
 
 def scores_of(course: Course, students: list[str]) -> dict[str, float]:
     """The students' scores in a course's gradebook."""
-    from grader.gradebook.writer import opened
+    from grader.gradebook.opening import opened
 
     with opened(course) as gradebook:
         return {name: gradebook.find_submission(LAB, name).score for name in students}

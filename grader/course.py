@@ -67,7 +67,8 @@ class Course:
 
     def labs(self) -> list[str]:
         """Names of the labs there are sources for."""
-        return sorted(path.stem for path in (self.root / "solutions").glob("*/*.ipynb"))
+        paths = (self.root / "solutions").glob("*/*.ipynb")
+        return sorted(path.stem for path in paths if path.stem == path.parent.name)
 
     def students(self, lab: str) -> list[str]:
         """Names of the students who have a folder for this lab, in a fixed order."""

@@ -271,6 +271,14 @@ def _students(course: Course) -> set[str]:
 def _enrolled(course: Course) -> set[str]:
     if not course.gradebook.exists():
         return set()
-    with closing(sqlite3.connect(f"{course.gradebook.as_uri()}?mode=ro", uri=True)) as book:
-        tables = book.execute("SELECT 1 FROM sqlite_master WHERE name = 'student'").fetchall()
-        return {name for (name,) in book.execute("SELECT id FROM student")} if tables else set()
+    # Not read-only: whoever reads first takes back what a killed writer had written half.
+    place = f"{course.gradebook.as_uri()}?mode=rw"
+    try:
+        with closing(sqlite3.connect(place, uri=True)) as book:
+            tables = book.execute("SELECT 1 FROM sqlite_master WHERE name = 'student'").fetchall()
+            return {name for (name,) in book.execute("SELECT id FROM student")} if tables else set()
+    except sqlite3.OperationalError as error:
+        raise OSError(
+            f"the gradebook {course.gradebook} cannot be read ({error}): close formgrader or "
+            "whatever else has it open, then run the command again"
+        ) from None

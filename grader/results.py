@@ -1,8 +1,10 @@
 """What grading one submission found, as data and as JSON."""
 
+import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -94,13 +96,41 @@ def _short(cell: CellResult) -> str:
     return first if len(first) <= 90 else first[:89] + "…"
 
 
-def write_result(path: Path, result: Result) -> None:
-    """Write one result as JSON, under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fields = asdict(result) | {"versions": dict(result.versions)}
+class NoRoomError(OSError):
+    """A disk is full."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"no room is left on the disk for {path}: what was graded before is kept; make room, "
+            "then run the command again"
+        )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` at the end: all of it or nothing.
+
+    Raises:
+        NoRoomError: The disk is full.
+    """
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoRoomError(path) from None
+        raise
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write one result as JSON."""
+    fields = asdict(result) | {"versions": dict(result.versions)}
+    with replacing(path) as part:
+        text = json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+        part.write_text(text, encoding="utf-8")
 
 
 def read_result(path: Path) -> Result:

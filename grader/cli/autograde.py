@@ -8,14 +8,17 @@ from grader.course import Course
 from grader.results import Result
 
 SUMMARY = "grade submissions in a sandbox"
+EXAMPLE = "grader autograde lab03_lora --student ada --student ben"
 LINE = "{:<20} {:<12} {:>9} {:>8}  {}"
 WHY_CHARACTERS = 120
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lab")
+    parser.add_argument("lab", help="its name, as in lab03_lora")
     parser.add_argument("--student", action="append", help="only this one; may be repeated")
-    parser.add_argument("--tier", choices=list(Tier), default=Tier.BUBBLEWRAP)
+    parser.add_argument(
+        "--tier", choices=list(Tier), default=Tier.BUBBLEWRAP, help="default: bubblewrap"
+    )
     parser.add_argument("--jobs", type=int, default=None, help="submissions at a time")
     parser.add_argument("--fresh", action="store_true", help="grade again what is in the cache")
     parser.add_argument("--broker", help="let `grader worker`s at this Redis address grade")

@@ -16,24 +16,28 @@ from grader.results import Status
 if TYPE_CHECKING:
     from grader.learner.selfcheck import Exercise
 
-SUMMARY = "check your own notebook"
+SUMMARY = "check your own notebook as its check cells do"
+EXAMPLE = "grader check lab03_lora"
 GREEN, RED, YELLOW = 32, 31, 33
 INDENT = 9 * " "
 UNLIMITED = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lab", nargs="?", help="default: the lab whose notebook is in this folder")
+    parser.add_argument(
+        "target",
+        metavar="lab",
+        nargs="?",
+        help="its name, its folder or its notebook; default: what is in this folder",
+    )
     parser.add_argument("notebook", nargs="?", type=Path, help="default: the one in labs/")
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
     from grader.learner import progress, selfcheck
 
-    lab, chosen = arguments.lab, arguments.notebook
-    if lab is None:
-        lab, chosen = selfcheck.notebook_in(Path.cwd())
-    path, notebook = selfcheck.own_notebook(course, lab, chosen)
+    lab, chosen = selfcheck.asked_for(arguments.target)
+    path, notebook = selfcheck.own_notebook(course, lab, arguments.notebook or chosen)
     saved = datetime.fromtimestamp(path.stat().st_mtime)
     print(f"{lab}: {os.path.relpath(path)}, as saved on {saved:%Y-%m-%d at %H:%M:%S}", flush=True)
     exercises = []
@@ -50,9 +54,8 @@ def run(course: Course, arguments: argparse.Namespace) -> int:
 
 
 def _without_bubblewrap(tier: Tier) -> str:
-    if tier is Tier.RLIMITS:
-        return "No bubblewrap here: your code runs without isolation."
-    return f"No bubblewrap here: your code runs in a sandbox of another kind ({tier})."
+    how = "without isolation" if tier is Tier.RLIMITS else f"in a sandbox of another kind ({tier})"
+    return f"bubblewrap is not installed or does not work here: your code runs {how}."
 
 
 def _lines(exercise: "Exercise") -> str:

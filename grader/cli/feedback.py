@@ -1,21 +1,27 @@
 """`grader feedback`."""
 
 import argparse
+import sys
 
+from grader.cli.command_line import NOT_DONE
 from grader.course import Course
 
-SUMMARY = "write the students' pages and the report of the class"
+SUMMARY = "write a page for each student, and the report of the class"
+EXAMPLE = "grader feedback lab03_lora"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lab")
+    parser.add_argument("lab", help="its name, as in lab03_lora")
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
     from grader.reports import class_report as report
     from grader.reports import feedback
 
-    pages = feedback.write(course, arguments.lab)
-    print(f"{len(pages)} pages: feedback/<student>/{arguments.lab}/{arguments.lab}.html")
+    pages, problems = feedback.write(course, arguments.lab)
+    count = "1 page" if len(pages) == 1 else f"{len(pages)} pages"
+    print(f"{count}: feedback/<student>/{arguments.lab}/{arguments.lab}.html")
+    for problem in problems:
+        print(f"grader: {problem}", file=sys.stderr)
     print(f"Class report: {report.write(course, arguments.lab).relative_to(course.root)}")
-    return 0
+    return NOT_DONE if problems else 0

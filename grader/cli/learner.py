@@ -8,18 +8,12 @@ from grader.cli import check, progress
 from grader.cli.command_line import build_parser, execute
 
 COMMANDS = (check, progress)
-EXAMPLES = """\
-examples:
-  grader check lab03_lora  check your own notebook
-  grader check             the same, in the lab's folder
-  grader progress          which exercises pass, and the minutes left
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the learner's commands."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return execute(build_parser(COMMANDS, EXAMPLES).parse_args(argv))
+    return execute(build_parser(COMMANDS).parse_args(argv))
 
 
 if __name__ == "__main__":

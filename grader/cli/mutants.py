@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from grader.killmatrix import Graded, Matrix
 
 SUMMARY = "grade known-wrong answers, which every check must find"
+EXAMPLE = "grader mutants lab03_lora"
 LINE = "  {:<9} {:<8} {:<46} {}"
 RED = 31
 MESSAGE_CHARACTERS = 80
@@ -20,7 +21,9 @@ MESSAGE_CHARACTERS = 80
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("lab", nargs="?", help="default: all labs")
-    parser.add_argument("--tier", choices=list(Tier), default=Tier.BUBBLEWRAP)
+    parser.add_argument(
+        "--tier", choices=list(Tier), default=Tier.BUBBLEWRAP, help="default: bubblewrap"
+    )
     parser.add_argument("--jobs", type=int, default=None, help="submissions at a time")
     parser.add_argument(
         "--seed", type=int, default=0, help="another one gives the hidden cells other inputs"

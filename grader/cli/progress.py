@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from grader.learner.progress import LabProgress
 
 SUMMARY = "show which exercises pass and the minutes left"
+EXAMPLE = "grader progress"
 LINE = "{:<20} {:>9} {:>9} {:>13}"
 
 
@@ -19,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:
-    from grader.learner.progress import labs_in, progress
+    from grader.learner.progress import progress
+    from grader.learner.selfcheck import labs_in
 
     labs = [safe_name(lab, "lab") for lab in arguments.labs] or labs_in(course)
     if not labs:

@@ -12,18 +12,21 @@ if TYPE_CHECKING:
     from grader.results import CellResult
 
 SUMMARY = "grade again, keeping the old result"
+EXAMPLE = "grader regrade lab03_lora --student ada --reason 'exercise 3 was unclear'"
 CHANGED_REASON = "checks, release or versions changed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lab")
+    parser.add_argument("lab", help="its name, as in lab03_lora")
     whom = parser.add_mutually_exclusive_group(required=True)
     whom.add_argument("--student", action="append", help="this one; may be repeated")
     whom.add_argument(
         "--all-changed", action="store_true", help="all whose checks or versions have changed"
     )
     parser.add_argument("--reason", default="", help="kept in the history")
-    parser.add_argument("--tier", choices=list(Tier), default=Tier.BUBBLEWRAP)
+    parser.add_argument(
+        "--tier", choices=list(Tier), default=Tier.BUBBLEWRAP, help="default: bubblewrap"
+    )
     parser.add_argument("--jobs", type=int, default=None, help="submissions at a time")
 
 

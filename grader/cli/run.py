@@ -9,11 +9,14 @@ from grader.course import Course
 if TYPE_CHECKING:
     from grader.batch import NotebookRun
 
-SUMMARY = "execute lectures and solved labs"
+SUMMARY = "execute lectures and solved labs unattended"
+EXAMPLE = "grader run --scale smoke --only chapters"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scale", choices=("smoke", "cpu", "gpu"), default="smoke")
+    parser.add_argument(
+        "--scale", choices=("smoke", "cpu", "gpu"), default="smoke", help="default: smoke"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
     parser.add_argument(
         "--only", action="append", default=[], help="part of a path; may be repeated"

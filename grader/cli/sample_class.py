@@ -4,11 +4,12 @@ import argparse
 
 from grader.course import Course
 
-SUMMARY = "write made-up submissions"
+SUMMARY = "write six made-up submissions to try grading on"
+EXAMPLE = "grader sample-class lab03_lora"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lab")
+    parser.add_argument("lab", help="its name, as in lab03_lora")
 
 
 def run(course: Course, arguments: argparse.Namespace) -> int:

@@ -1,25 +1,32 @@
 """`grader similarity`."""
 
 import argparse
+import sys
 
 from grader.course import Course
 
-SUMMARY = "show which submissions share code"
+SUMMARY = "show which submissions share code: a signal to look, never a score"
+EXAMPLE = "grader similarity lab03_lora --least 80"
 LINE = "{:<20} {:<20} {:>7} {:>6}"
 SHOWN = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lab")
+    parser.add_argument("lab", help="its name, as in lab03_lora")
     parser.add_argument(
-        "--least", type=int, default=60, metavar="TOKENS", help="list pairs from so many on"
+        "--least",
+        type=int,
+        default=60,
+        metavar="TOKENS",
+        help="list pairs that share so many tokens or more; default: 60",
     )
     parser.add_argument(
         "--common",
         type=float,
         default=0.1,
         metavar="SHARE",
-        help="what more than this share of the class has is left out; 1 leaves nothing out",
+        help="what more than this share of the class, and more than 10, have is left out; "
+        "default: 0.1; 1 leaves nothing out",
     )
 
 
@@ -34,9 +41,11 @@ def run(course: Course, arguments: argparse.Namespace) -> int:
     for pair in found.pairs[:SHOWN]:
         print(LINE.format(*pair.students, pair.tokens, f"{pair.share:.0%}"))
     print(
-        f"{len(found.submissions)} submissions, {len(found.pairs)} pairs to look at, "
-        f"{len(found.flags)} flagged lines."
+        f"Submissions: {len(found.submissions)}; pairs to look at: {len(found.pairs)}; "
+        f"flagged lines: {len(found.flags)}."
     )
+    for note in found.notes:
+        print(f"grader: {note}", file=sys.stderr)
     for path in similarity_report.write(course, found):
         print(path.relative_to(course.root))
     return 0

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from grader.course import Course
 
-SUMMARY = "write the repository that learners get"
+SUMMARY = "write the repository that learners get, without answers"
+EXAMPLE = "grader student-repo ../llm-lab-for-learners"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

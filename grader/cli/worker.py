@@ -6,6 +6,7 @@ import os
 from grader.course import Course
 
 SUMMARY = "grade for other machines: take submissions from a Redis broker"
+EXAMPLE = "grader worker --broker redis://grading.example.org:6379/0 --jobs 4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

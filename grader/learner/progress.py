@@ -62,12 +62,6 @@ class LabProgress:
         return {name: getattr(self, name) for name in names} | {"exercises": exercises}
 
 
-def labs_in(course: Course) -> list[str]:
-    """The labs a learner has a notebook of; a repository for learners has no solved ones."""
-    paths = (course.root / "labs").glob("*/*.ipynb")
-    return sorted(path.stem for path in paths if path.stem == path.parent.name)
-
-
 def progress(course: Course, labs: Iterable[str]) -> Iterator[LabProgress]:
     """Yield each lab's progress; a notebook that cannot be read does not stop the others."""
     for lab in labs:

@@ -9,7 +9,7 @@ from pathlib import Path
 from grader.box.boxes import Boxes
 from grader.box.tier import NoSandboxError, Tier
 from grader.checks.core import PUBLIC_SEED, Lab, load_lab
-from grader.course import Course
+from grader.course import Course, safe_name
 from grader.grading.attempt import Attempt
 from grader.notebooks import InvalidNotebookError, Notebook, read_notebook, source
 from grader.results import Status
@@ -46,18 +46,35 @@ def own_notebook(course: Course, lab: str, path: Path | None = None) -> tuple[Pa
     """
     path = path or course.release(lab)
     if not path.exists():
-        load_lab(lab)  # if it is the lab that does not exist, this says so
-        raise ValueError(f"there is no notebook {path}")
+        there = ", ".join(labs_in(course)) or "nothing"
+        raise ValueError(f"there is no notebook {path}; in labs/ there is: {there}")
     notebook = read_notebook(path)
-    found = lab_of(notebook)
-    if found is None:
-        raise ValueError(
-            f"{path.name} is no lab's notebook: the setup cell with `check = lab(…)` is missing; "
-            f"begin with a fresh {lab}.ipynb and paste your answers into its cells"
-        )
-    if found != lab:
+    if (found := _lab_named_in(notebook, path)) != lab:
         raise ValueError(f"{path.name} is a notebook of {found}, not of {lab}")
     return path, notebook
+
+
+def labs_in(course: Course) -> list[str]:
+    """The labs a learner has a notebook of; a repository for learners has no solved ones."""
+    paths = (course.root / "labs").glob("*/*.ipynb")
+    return sorted(path.stem for path in paths if path.stem == path.parent.name)
+
+
+def asked_for(target: str | None) -> tuple[str, Path | None]:
+    """The lab that a learner means, and its notebook unless that is the one in `labs/`.
+
+    Args:
+        target: A lab's name, the path of its folder or of its notebook; None is this folder.
+
+    Raises:
+        ValueError: There is no lab's notebook, or it is not clear which.
+    """
+    place = Path(target or ".")
+    if place.suffix == ".ipynb":
+        return _lab_named_in(read_notebook(place), place), place
+    if target is None or place.name != target:
+        return notebook_in(place.resolve())
+    return safe_name(target, "lab"), None
 
 
 def notebook_in(folder: Path) -> tuple[str, Path]:
@@ -90,6 +107,15 @@ def lab_of(notebook: Notebook) -> str | None:
         if isinstance(cell, dict) and (match := LOADS_CHECKS.search(source(cell))):
             return match[1]
     return None
+
+
+def _lab_named_in(notebook: Notebook, path: Path) -> str:
+    if (lab := lab_of(notebook)) is None:
+        raise ValueError(
+            f"{path.name} is no lab's notebook: the setup cell with `check = lab(…)` is missing; "
+            "begin with a fresh copy of the lab and paste your answers into its cells"
+        )
+    return lab
 
 
 def _lab_in(path: Path) -> str | None:

@@ -18,9 +18,10 @@ PHRASES = tuple(
 MARKERS = frozenset(f"### {phrase}" for phrase in PHRASES)
 NEARLY = 0.8
 LONGEST_MARKER = 40
-AUTOTEST = re.compile(r"###\s*(HASHED\s+)?AUTOTEST", re.IGNORECASE)
+AUTOTEST = re.compile(r"\s*#.*\bAUTOTEST\b", re.IGNORECASE)
 ANSWER = re.compile(
-    r"^[\W_]*(?:(?:model|sample|reference|correct|right)\s+)?(?:answer|solution)s?[*_\s]*[:=]",
+    r"^(?:<[^>]*>|[\W_])*?(?:(?:model|sample|reference|correct|right)\s+)?"
+    r"(?:answer|solution)s?[*_ ]*(?:[:=<]|$)",
     re.IGNORECASE | re.MULTILINE,
 )
 DEFINED = re.compile(r"^(?:async\s+)?(?:def|class)\s+(\w+)|^(\w+)\s*=", re.MULTILINE)
@@ -94,11 +95,13 @@ def _name(cell: Cell) -> str:
 
 def is_nearly_a_marker(line: str) -> bool:
     """Whether nbgrader or a reader may take a line for a marker that is not spelt like one."""
+    if line.lstrip() in MARKERS:
+        return False
     text = line.strip()
-    if text in MARKERS or len(text) > LONGEST_MARKER:
-        return text not in MARKERS and any(phrase in text for phrase in PHRASES)
-    if AUTOTEST.match(text):
+    if AUTOTEST.match(text) or any(phrase in text for phrase in PHRASES):
         return True
+    if len(text) > LONGEST_MARKER:
+        return False
     words = " ".join(re.findall(r"[A-Z]+", text.upper()))
     return any(difflib.SequenceMatcher(a=words, b=p).ratio() >= NEARLY for p in PHRASES)
 
@@ -107,7 +110,7 @@ def _misspelt_markers(solution: Notebook) -> Iterator[str]:
     for cell in solution["cells"]:
         for line in source(cell).splitlines():
             if is_nearly_a_marker(line):
-                yield f"cell {_name(cell)}: {line.strip()!r} looks like a marker but is none"
+                yield f"cell {_name(cell)}: {line.lstrip()!r} looks like a marker but is none"
 
 
 def _text_after_answers(solution: Notebook) -> Iterator[str]:
@@ -188,7 +191,8 @@ def _unexpected_files(folder: Path, files: tuple[str, ...]) -> Iterator[str]:
     found = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if not path.is_dir() and ".ipynb_checkpoints" not in path.parts
+        if path.is_symlink() or not path.is_dir()
+        if ".ipynb_checkpoints" not in path.parts
     }
     for name in sorted(found - allowed):
         yield f"{name} lies beside the notebook and is not in the lab's list of files"
@@ -204,6 +208,8 @@ def _repeated_answers(
             if answer := answers.repeated_in(text, lab=folder.name):
                 yield f"cell {_name(cell)}: repeats {answer}"
     for name in files:
+        if not (folder / name).is_file():
+            continue  # `_unexpected_files` says so
         text = (folder / name).read_bytes().decode(errors="replace")
         if answer := answers.repeated_in(text, lab=folder.name):
             yield f"{name}: repeats {answer}"

@@ -2,9 +2,11 @@
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from modulefinder import ModuleFinder
 from pathlib import Path
+
+from IPython.core.inputtransformer2 import TransformerManager
 
 from grader.notebooks import Notebook, source
 
@@ -26,8 +28,7 @@ def modules(root: Path, entries: Iterable[str]) -> list[Path]:
 def names_from(notebook: Notebook, module: str) -> set[str]:
     """What a notebook's code uses of a module, imported as a whole or by name."""
     package, _, last = module.rpartition(".")
-    trees = [ast.parse(source(c)) for c in notebook["cells"] if c["cell_type"] == "code"]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
+    nodes = list(_nodes(notebook))
     imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
     found = {alias.name for node in imports if node.module == module for alias in node.names}
     whole = {
@@ -43,6 +44,25 @@ def names_from(notebook: Notebook, module: str) -> set[str]:
         for node in attributes
         if isinstance(node.value, ast.Name) and node.value.id in whole
     }
+
+
+def imported(notebook: Notebook) -> set[str]:
+    """Every name that may be a module's in the imports of a notebook's code."""
+    found = set()
+    for node in _nodes(notebook):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def _nodes(notebook: Notebook) -> Iterator[ast.AST]:
+    """The syntax of all code cells, IPython's magics as the calls that it makes of them."""
+    as_python = TransformerManager().transform_cell
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            yield from ast.walk(ast.parse(as_python(source(cell))))
 
 
 def reduced(code: str, wanted: set[str]) -> str:
@@ -86,7 +106,8 @@ def _defines(node: ast.stmt) -> set[str]:
     if isinstance(node, ast.Import | ast.ImportFrom):
         return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return {target.id for target in targets if isinstance(target, ast.Name)}
+    names = [n for target in targets if target is not None for n in ast.walk(target)]
+    return {name.id for name in names if isinstance(name, ast.Name)}
 
 
 def _kept(node: ast.stmt, needed: set[str]) -> str | None:

@@ -8,16 +8,19 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from grader.course import Course
-from grader.notebooks import read_notebook, source
+from grader.notebooks import read_notebook
 from grader.release.leaks import PHRASES, hidden_lines, texts_in
 from grader.release.overlap import LONG_RUN, SHORT_RUN, Answers
 
 INSTRUCTORS = frozenset(
-    {"solutions", "submitted", "autograded", "feedback", "reports", "exchange", "tests"}
-)
+    {
+        "solutions", "submitted", "attempts", "autograded", "feedback", "reports", "exchange",
+        "tests",
+    }
+)  # fmt: skip
 INSTRUCTORS_FILES = (
-    "gradebook.db*", "*.key", "*.pem", ".env*", "id_rsa*", "id_ed25519*",
-    "mutant*.py", "reference.py", "hints.py",
+    "gradebook.db*", "policy.toml", "roster*.csv", "*.key", "*.pem", ".env*", "id_rsa*",
+    "id_ed25519*", "mutant*.py", "reference.py", "hints.py",
 )  # fmt: skip
 # What teaches may say what a lab asks for, in a short run; a run this long is an answer.
 TAUGHT_IN = ("chapters/*", "labkit/*", "grader/*", "scripts/*")
@@ -66,7 +69,8 @@ def _place(name: str) -> str:
 def _private_texts(course: Course) -> Iterator[tuple[str, str]]:
     """What the text would be, and the text."""
     yield "the path of the instructor's course", f"{course.root}/"
-    yield "the path of this Python", f"{sys.prefix}/"
+    if sys.prefix != sys.base_prefix:  # an environment of the instructor's, not /usr
+        yield "the path of this Python", f"{sys.prefix}/"
     if len(Path.home().parts) > 1:
         yield "the path of a home folder", f"{Path.home()}/"
     if course.seed_key.is_file():
@@ -86,11 +90,9 @@ def _private(content: bytes, private: Iterable[tuple[str, str]]) -> Iterator[str
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """The texts of a file: of a notebook every cell and output, of a file that is no text none."""
+    """The texts of a file: of a notebook all that it holds, of a file that is no text none."""
     if path.suffix == ".ipynb":
-        for cell in read_notebook(path)["cells"]:
-            yield source(cell)
-            yield "\n".join(texts_in([cell.get("outputs"), cell.get("metadata")]))
+        yield from texts_in(read_notebook(path))
         return
     try:
         yield path.read_bytes().decode("utf-8")

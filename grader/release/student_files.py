@@ -8,7 +8,7 @@ import tomllib
 from modulefinder import ModuleFinder
 from pathlib import Path
 
-from grader.box.content import GRADER_FILES
+from grader.box.content import GRADER_FILES, LAB_FILES
 from grader.checks import stored
 from grader.checks.core import load_lab
 from grader.course import Course
@@ -56,8 +56,9 @@ def _build_lab(course: Course, lab: str, folder: Path) -> None:
     for name in (f"{lab}.ipynb", *definition.files):
         _copy(course.release(lab).with_name(name), folder / "labs" / lab / name)
     code, made = course.root / "grader" / "labs" / lab, folder / "grader" / "labs" / lab
-    for name in ("__init__.py", "drive.py"):
-        _copy(code / name, made / name)
+    for name in (*LAB_FILES, "outside.py"):
+        if (code / name).is_file():
+            _copy(code / name, made / name)
     (made / "check.py").write_text(LAB_MODULE.format(lab=lab), encoding="utf-8")
     stored.write(definition, made)
     notebook = read_notebook(course.release(lab))
@@ -71,7 +72,7 @@ def _build_grader(course: Course, folder: Path) -> None:
     in_the_box = [_module(name) for name in GRADER_FILES]
     for path in learner_code.modules(course.root, [*ENTRIES, *in_the_box]):
         _copy(path, folder / path.relative_to(course.root))
-    if missing := _unresolved(folder):
+    if missing := [*_unresolved(folder), *_unresolved_in_notebooks(course, folder)]:
         raise ValueError(f"learners' code imports {', '.join(missing)}, which they do not get")
 
 
@@ -85,6 +86,18 @@ def _unresolved(folder: Path) -> list[str]:
     for path in sorted((folder / "grader").rglob("*.py")):
         finder.import_hook(".".join(path.relative_to(folder).with_suffix("").parts))
     return sorted(name for name in finder.badmodules if name.startswith("grader."))
+
+
+def _unresolved_in_notebooks(course: Course, folder: Path) -> list[str]:
+    """Modules of the course that a lecture or a lab imports and that are not in the folder."""
+    notebooks = [*folder.glob("chapters/*/*.ipynb"), *folder.glob("labs/*/*.ipynb")]
+    names = {name for path in notebooks for name in learner_code.imported(read_notebook(path))}
+    return sorted(n for n in names if _is_module(course.root, n) and not _is_module(folder, n))
+
+
+def _is_module(root: Path, name: str) -> bool:
+    path = root.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def _fill_templates(course: Course, folder: Path) -> None:

@@ -14,10 +14,12 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from grader.course import Course
 from grader.release import publication
-from grader.release.generate import LeakError, all_answers, differing_files, leaks
+from grader.release.generate import LeakError, all_answers, stale_or_leaking
 from grader.release.student_files import build
 
 STAMP = ".student-repo.json"
+LEFT_IN_ROOT = frozenset({".start", "build", "dist", "reports"})
+LEFT_ANYWHERE = frozenset({".git", "__pycache__", ".ipynb_checkpoints"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,10 +59,8 @@ def _written_before(course: Course, target: Path) -> set[str]:
     """Files that an earlier run wrote."""
     if course.root.is_relative_to(target):
         raise ValueError(f"{target} holds the course itself: name another folder")
-    stamp = target / STAMP
-    if stamp.is_file():
-        names = json.loads(stamp.read_text(encoding="utf-8"))["files"]
-        return {name for name in names if _is_inside(name)} | {STAMP}
+    if (target / STAMP).is_file():
+        return {name for name in _stamped(target / STAMP) if _is_inside(name)} | {STAMP}
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(
             f"{target} is not empty and was not written by `grader student-repo` (it has no "
@@ -69,16 +69,22 @@ def _written_before(course: Course, target: Path) -> set[str]:
     return set()
 
 
+def _stamped(stamp: Path) -> list[str]:
+    try:
+        return [str(name) for name in json.loads(stamp.read_text(encoding="utf-8"))["files"]]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{stamp} does not list what was written: name a new folder") from None
+
+
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts
 
 
 def _require_fresh_labs(course: Course) -> None:
-    found = []
-    for lab in course.labs():
-        found += differing_files(course, lab) or leaks(course, lab, course.release(lab))
-    if found:
+    if not course.labs():
+        raise ValueError(f"there are no solved labs in {course.root / 'solutions'}")
+    if found := stale_or_leaking(course, course.labs()):
         raise ValueError(
             "labs/ is not what `grader release` would write now: run it first. Stale: "
             + ", ".join(found)
@@ -86,15 +92,17 @@ def _require_fresh_labs(course: Course) -> None:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """All files below a folder but git's own and what Python, Jupyter and `make` leave."""
-    left = {".git", ".venv", ".start", "__pycache__", ".ipynb_checkpoints"}
+    """All files below a folder but git's own and what is left by using the course in it."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder): path for path in paths}
-    return {
-        name.as_posix(): path
-        for name, path in names.items()
-        if not left & set(name.parts) and not name.parts[0].endswith(".egg-info")
-    }
+    return {name.as_posix(): path for name, path in names.items() if not _is_left_over(name)}
+
+
+def _is_left_over(name: Path) -> bool:
+    """What the repository's .gitignore keeps from being published."""
+    first = name.parts[0]
+    in_the_root = first in LEFT_IN_ROOT or first.startswith(".venv") or first.endswith(".egg-info")
+    return in_the_root or bool(LEFT_ANYWHERE & set(name.parts))
 
 
 def _replace(target: Path, before: set[str], new: dict[str, Path]) -> Changes:

@@ -1,10 +1,15 @@
 """The command line: help with examples, mistakes in one sentence, exit statuses."""
 
+import argparse
+import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from grader.cli.main import main
+from grader.cli import check, learner, progress
+from grader.cli.command_line import STATUSES, build_parser
+from grader.cli.main import COMMANDS, main
 from grader.course import Course, safe_name
 from grader.notebooks import grade_id, read_notebook, write_notebook
 from grader.sample_class import samples
@@ -12,22 +17,47 @@ from grader.sample_class import samples
 LAB = "lab03_lora"
 
 
-def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as caught:
-        main(["--help"])
+        main([*arguments, "--help"])
     assert caught.value.code == 0
-    assert "grader autograde lab03_lora" in capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+def test_help_shows_examples_and_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = help_of([], capsys)
+    assert [c.EXAMPLE for c in COMMANDS if f"  {c.EXAMPLE}\n" not in shown] == []
+    assert STATUSES in shown
+    assert (check, progress) == learner.COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_each_commands_help_ends_in_an_example_that_parses(
+    command: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, name, *arguments = shlex.split(command.EXAMPLE)
+    assert program == "grader"
+    assert build_parser([command]).parse_args([name, *arguments]).run is command.run
+    shown = help_of([name], capsys)
+    assert command.SUMMARY in shown or name == "collect"
+    assert shown.endswith(f"example:\n  {command.EXAMPLE}\n")
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert [action.dest for action in parser._actions if not action.help] == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["check", "../x"], "lab '../x' must be 1 to 100 letters"),
-        (["check", "lab99"], "no checks for a lab called 'lab99'"),
+        (["autograde", "../x"], "lab '../x' must be 1 to 100 letters"),
+        (["check", "lab99"], "lab99/lab99.ipynb; in labs/ there is: nothing"),
         (["feedback", LAB], "has no results yet"),
         (["export", LAB], "has no results yet"),
         (["autograde", LAB], "is not released"),
         (["release", "lab99"], "is missing; there are:"),
+        (["release"], "there are no solved labs in"),
+        (["release", "../x"], "lab '../x' must be 1 to 100 letters"),
+        (["student-repo", "new"], "there are no solved labs in"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(

@@ -71,7 +71,24 @@ def test_the_hubs_settings_agree_with_the_commands(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("grader ")])
 def test_grader_knows_every_command(line: str) -> None:
-    build_parser(command.COMMANDS, "").parse_args(shlex.split(line)[1:])
+    build_parser(command.COMMANDS).parse_args(shlex.split(line)[1:])
+
+
+def hand_out_feedback(course: Course, student: str, folder: Path) -> None:
+    """Run the recipe's loop; an account's own group is called like it."""
+    page = course.feedback(LAB, student)
+    page.parent.mkdir(parents=True)
+    page.write_text("well done")
+    (loop,) = re.findall(r"```bash\n(for page .*?done)\n```", TEXT, re.DOTALL)
+    group = subprocess.run(["id", "-gn"], capture_output=True, text=True, check=True).stdout.strip()
+    loop = loop.replace('-g "$student"', f"-g {group}").replace("/srv/feedback", str(folder))
+    subprocess.run(["bash", "-ec", loop], cwd=course.root, check=True)
+    given = folder / student / f"{LAB}.html"
+    assert given.read_text() == "well done"
+    assert [oct(path.stat().st_mode & 0o777) for path in (given.parent, given)] == [
+        "0o750",
+        "0o640",
+    ]
 
 
 def test_the_exchange_brings_a_submission_back(course: Course, tmp_path: Path) -> None:
@@ -117,5 +134,6 @@ def test_the_exchange_brings_a_submission_back(course: Course, tmp_path: Path) -
     run(f"nbgrader submit {LAB}", learner)
     run(f"grader collect {LAB} {exchange}/llm/inbound --from exchange", instructor.root)
     (student,) = instructor.students(LAB)
+    hand_out_feedback(instructor, student, tmp_path / "given")
     handed_in = instructor.submitted(LAB, student).read_bytes()
     assert handed_in == (learner / "labs" / LAB / f"{LAB}.ipynb").read_bytes()

@@ -72,7 +72,10 @@ def with_outputs(text: str) -> bytes:
         (b'{"nbformat": "4\\n4", "cells": []}', r"it says '4\\n4'"),
         (b'{"nbformat": [[4]], "cells": []}', "it says 'list'"),
         (b'{"nbformat": 4, "cells": null}', "no list of at most 20000 cells"),
-        (b'{"nbformat": 4, "cells": [' + b"{}," * 20_000 + b"{}]}", "no list of at most 20000 cells"),
+        (
+            b'{"nbformat": 4, "cells": [' + b"{}," * 20_000 + b"{}]}",
+            "no list of at most 20000 cells",
+        ),
     ],
 )
 def test_what_is_no_notebook_gets_one_sentence(path: Path, content: bytes, sentence: str) -> None:

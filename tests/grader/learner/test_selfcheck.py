@@ -14,7 +14,14 @@ from grader.checks.learner import CheckFailed, lab
 from grader.cli.main import main
 from grader.course import Course
 from grader.learner import selfcheck
-from grader.learner.selfcheck import check, lab_of, notebook_in, own_notebook, strongest_boxes
+from grader.learner.selfcheck import (
+    asked_for,
+    check,
+    lab_of,
+    notebook_in,
+    own_notebook,
+    strongest_boxes,
+)
 from grader.notebooks import Notebook, grade_id, read_notebook, source, write_notebook
 from grader.results import Status
 from grader.sample_class import samples
@@ -128,8 +135,8 @@ def test_a_solved_lab_ends_with_status_0_and_colours_are_for_terminals(
 @pytest.mark.parametrize(
     ("tiers", "sentence"),
     [
-        (selfcheck.OWN_CODE_TIERS, "No bubblewrap here: "),
-        ((Tier.BUBBLEWRAP, Tier.RLIMITS), "No bubblewrap here: your code runs without isolation."),
+        (selfcheck.OWN_CODE_TIERS, "does not work here: your code runs "),
+        ((Tier.BUBBLEWRAP, Tier.RLIMITS), "does not work here: your code runs without isolation."),
     ],
 )
 def test_without_bubblewrap_it_runs_and_says_so(
@@ -220,6 +227,31 @@ def test_the_lab_of_a_folder(
     monkeypatch.chdir(folder)
     assert main(["--root", str(learners.root), "check"]) == 2
     assert f"{LAB}.ipynb is not a notebook: it is not valid JSON" in capsys.readouterr().err
+
+
+def test_a_lab_is_named_by_its_folder_or_its_notebook_too(
+    learners: Course,
+    solved: Notebook,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_notebook(learners.release(LAB), solved)
+    monkeypatch.chdir(learners.root)
+    named = learners.release(LAB).relative_to(learners.root)
+    assert asked_for(LAB) == (LAB, None)
+    assert asked_for(str(named)) == (LAB, named)
+    for folder in (str(named.parent), f"{named.parent}/"):
+        assert asked_for(folder) == (LAB, learners.release(LAB))
+    write_notebook(learners.root / "lecture.ipynb", {"nbformat": 4, "cells": []})
+    for target, sentence in {
+        "labs/lab99": "there is no lab's notebook in",
+        "lab99": f"lab99/lab99.ipynb; in labs/ there is: {LAB}",
+        "lecture.ipynb": "lecture.ipynb is no lab's notebook: the setup cell",
+        "gone.ipynb": "gone.ipynb is not a regular file",
+        "-": "lab '-' must be 1 to 100",
+    }.items():
+        assert main(["check", target]) == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_every_released_lab_names_itself(real_course: Course) -> None:

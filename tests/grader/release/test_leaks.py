@@ -8,9 +8,9 @@ import pytest
 
 from grader.course import Course
 from grader.notebooks import Notebook, grade_id, read_notebook, source
-from grader.release.generate import all_answers, leaks
+from grader.release.generate import all_answers
 from grader.release.leaks import answers_of, hidden_lines, is_nearly_a_marker, scan
-from grader.release.overlap import LONG_RUN, Answer, Answers, tokens
+from grader.release.overlap import Answers, tokens
 
 LAB = "lab03_lora"
 FILES = ("envelope.json",)
@@ -48,35 +48,21 @@ def an_untagged(notebook: Notebook, kind: str) -> dict:
     return next(c for c in notebook["cells"] if c["cell_type"] == kind and not grade_id(c))
 
 
-@pytest.mark.parametrize("lab", ["lab03_lora", "lab09_generation"])
-def test_real_labs_have_none(real_course: Course, lab: str) -> None:
-    assert leaks(real_course, lab, real_course.release(lab)) == []
-
-
 @pytest.mark.parametrize(
     "line",
     [
-        "### BEGIN HIDDEN TEST",
-        "### END SOLUTIONS",
-        "### begin solution",
-        "### Begin Hidden Tests",
-        "# BEGIN SOLUTION",
-        "## END HIDDEN TESTS",
-        "BEGIN HIDDEN TESTS",
-        "END SOLUTION",
-        "###BEGIN SOLUTION",
-        "### BEGIN SOLUTION:",
-        "### BEGIN_SOLUTION",
-        "### BEGIN SOLTUION",
-        "### BEIGN HIDDEN TESTS",
-        "### BEGIN THE SOLUTION",
-        "### HIDDEN TESTS",
-        "### END MARKSCHEME",
-        "    x = 1  ### END SOLUTION",
+        "### BEGIN HIDDEN TEST", "### END SOLUTIONS", "### begin solution",
+        "### Begin Hidden Tests", "# BEGIN SOLUTION", "## END HIDDEN TESTS",
+        "BEGIN HIDDEN TESTS", "END SOLUTION",
+        "###BEGIN SOLUTION", "### BEGIN SOLUTION:", "### BEGIN_SOLUTION", "### BEGIN SOLTUION",
+        "### BEIGN HIDDEN TESTS", "### BEGIN THE SOLUTION", "### HIDDEN TESTS",
+        "### END MARKSCHEME", "    x = 1  ### END SOLUTION",
         "a long line of prose that says where the ### BEGIN SOLUTION of a cell has to stand",
-        "### HASHED AUTOTEST f(2)",
+        "### BEGIN SOLUTION ", "### HASHED AUTOTEST f(2)", "### Hashed Autotest f(2)",
+        "    # AUTOTEST f(2); g(3)",
+        "### AUTOTEST merge_weight(weight, lora_A, lora_B, 2.0); merge_weight(weight, lora_A)",
     ],
-)
+)  # fmt: skip
 def test_what_is_nearly_a_marker(line: str) -> None:
     assert is_nearly_a_marker(line)
 
@@ -90,6 +76,8 @@ def test_what_is_nearly_a_marker(line: str) -> None:
         "# the end of the sequence",
         "end = begin + window",
         "def test_solution():",
+        "AUTOTEST = None",
+        "a long line of prose that speaks of the end of a solution and of nothing else",
         "",
     ],
 )
@@ -106,6 +94,7 @@ def test_a_misspelt_marker(pair: Pair) -> None:
 def test_stray_metadata_and_outputs(pair: Pair) -> None:
     pair.release["metadata"]["answers"] = "here"
     pair.release["metadata"]["kernelspec"]["answers"] = "here"
+    pair.release["metadata"]["language_info"] = {"answers": "here"}
     pair.release["answers"] = "here"
     setup = cell_named(pair.release, "setup")
     setup["metadata"]["solution"] = "here"
@@ -114,8 +103,10 @@ def test_stray_metadata_and_outputs(pair: Pair) -> None:
     setup["attachments"] = {"answer.png": {}}
     setup["outputs"] = [{"output_type": "stream", "text": ["fine\n"]}]
     found = pair.leaks()
-    assert len(found) == 8, found
+    assert len(found) == 9, found
     assert found[-1] == "cell setup: it has outputs"
+    setup["outputs"], setup["execution_count"] = [], 3
+    assert pair.leaks()[-1] == "cell setup: it has outputs"
 
 
 def test_markers_and_hidden_lines_in_the_release(pair: Pair) -> None:
@@ -133,8 +124,14 @@ def test_files_beside_the_notebook(pair: Pair) -> None:
     (pair.folder / "answers" / "all.py").write_text("x = 1")
     (pair.folder / "link").symlink_to("/nowhere")
     (pair.folder / "envelope.json").rename(pair.folder / ".ipynb_checkpoints")
-    with pytest.raises(FileNotFoundError):
-        pair.leaks()
+    (pair.folder / "linked").symlink_to(pair.folder / "answers")
+    assert [leak.partition(" ")[0] for leak in pair.leaks()] == [
+        "answers/all.py",
+        "link",
+        "linked",
+        "envelope.json",
+    ]
+    (pair.folder / "linked").unlink()
     (pair.folder / "envelope.json").write_text(f'{{"note": "{REGION}"}}')
     (pair.folder / ".ipynb_checkpoints").unlink()
     found = pair.leaks()
@@ -150,8 +147,8 @@ def test_files_beside_the_notebook(pair: Pair) -> None:
     [
         f"It's easy: `{REGION}`",
         "# " + REGION.replace(" / ", "/"),
-        REGION.replace(" if ", "  # sometimes\n  if "),
-        "<code>" + REGION.replace("/", "&#47;") + "</code>",
+        "scaling = (alpha  # one\n / math  # two\n .sqrt(R)  # three\n if use_rslora else 1)",
+        "<code>" + REGION.replace(" ", "&#32;") + "</code>",
         "scaling = alpha / \\\n    math.sqrt(R) if use_rslora else 1",
     ],
 )
@@ -171,6 +168,8 @@ def test_seven_tokens_are_no_run_and_idioms_are_nobodys(pair: Pair) -> None:
     cell = an_untagged(pair.release, "markdown")
     cell["source"] = " ".join(tokens(REGION)[:7])
     assert pair.leaks() == []
+    cell["source"] = " ".join(tokens(REGION)[:8])
+    assert len(pair.leaks()) == 1
     cell["source"] = "with torch.no_grad():\n    pass"
     assert pair.leaks() == []
 
@@ -196,12 +195,27 @@ def test_text_between_two_answers(pair: Pair) -> None:
     assert ["'y = 2' comes after" in leak for leak in pair.leaks()] == [True]
 
 
-def test_answers_in_cells_that_nothing_clears(pair: Pair) -> None:
-    an_untagged(pair.solution, "code")["source"] = "def lora_delta(*args):\n    return 1"
-    an_untagged(pair.solution, "markdown")["source"] = "Now think.\n\n**Answer:** both are zero."
-    found = " ".join(pair.leaks())
-    assert "defines lora_delta and is no solution cell" in found
-    assert "'**Answer:' in a cell that nothing clears" in found
+@pytest.mark.parametrize(
+    "code",
+    ["def lora_delta(*args):\n    return 1", "lora_delta = f(1)", "async def lora_delta(): 1"],
+)
+def test_code_in_a_cell_that_nothing_clears(pair: Pair, code: str) -> None:
+    an_untagged(pair.solution, "code")["source"] = code
+    assert "defines lora_delta and is no solution cell" in " ".join(pair.leaks())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**Answer:** both are zero.",
+        "Model answer: both are zero.",
+        "### Model answer\n\nBoth are zero.",
+        "<details><summary>Answer</summary>Both are zero.</details>",
+    ],
+)
+def test_prose_in_a_cell_that_nothing_clears(pair: Pair, text: str) -> None:
+    an_untagged(pair.solution, "markdown")["source"] = f"Now think.\n\n{text}"
+    assert ["in a cell that nothing clears" in leak for leak in pair.leaks()] == [True]
 
 
 def test_unmarked_solutions_and_unlocked_checks(pair: Pair) -> None:
@@ -224,18 +238,11 @@ def test_a_written_answer_is_graded_and_not_locked(pair: Pair) -> None:
 
 
 def test_hidden_lines(pair: Pair) -> None:
+    hidden = cell_named(pair.solution, "hidden_diagnose")
+    hidden["source"] = source(hidden).replace("check.hidden", "if True:\n    check.hidden")
     lines = hidden_lines(pair.solution)
-    assert 'check.hidden("diagnose", diagnose)' in lines
+    assert {"if True:", 'check.hidden("diagnose", diagnose)'} <= lines
     assert not any("More inputs" in line for line in lines)
-
-
-def test_a_long_run_is_asked_for_where_lectures_teach() -> None:
-    words = " ".join(f"name{i}" for i in range(30))
-    answers = Answers([Answer(lab="lab", cell="cell", text=words)])
-    part = " ".join(words.split()[: LONG_RUN - 1])
-    assert answers.repeated_in(part)
-    assert not answers.repeated_in(part, length=LONG_RUN)
-    assert answers.repeated_in(words, length=LONG_RUN)
 
 
 def test_answers_know_their_place(pair: Pair) -> None:

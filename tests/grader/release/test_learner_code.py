@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from grader.release.learner_code import modules, names_from, reduced
+from grader.release.learner_code import imported, modules, names_from, reduced
 
 MODULE = '''"""What it is.
 
@@ -16,14 +16,14 @@ from pathlib import Path, PurePath
 
 from package import one, other
 
-LIMIT = 3
+LIMIT, FACTOR = 3, 2
 UNUSED = 4
 
 
 @one.decorator
 def wanted(x: PurePath) -> int:
     """Uses another."""
-    return needed(x) + LIMIT
+    return FACTOR * needed(x) + LIMIT
 
 
 def answer() -> None:
@@ -45,13 +45,13 @@ from pathlib import PurePath
 
 from package import one
 
-LIMIT = 3
+LIMIT, FACTOR = 3, 2
 
 
 @one.decorator
 def wanted(x: PurePath) -> int:
     """Uses another."""
-    return needed(x) + LIMIT
+    return FACTOR * needed(x) + LIMIT
 
 
 # Why this is so.
@@ -79,10 +79,17 @@ def test_a_name_that_is_not_there() -> None:
         ("from a.b.recipe import x, y as z\nrecipe.w", {"x", "y"}),
         ("from a.b import recipe as r\nr.x(r.y)\nother.z", {"x", "y"}),
         ("from a.c import recipe\nrecipe.x", set()),
+        ("%matplotlib inline\nfrom a.b.recipe import x\n!ls", {"x"}),
     ],
 )
 def test_names_a_notebook_uses(text: str, names: set[str]) -> None:
     assert names_from(code(text), "a.b.recipe") == names
+
+
+def test_what_a_notebook_may_import() -> None:
+    text = "%load_ext grader.a\nimport grader.b as b, os\ndef f():\n    from grader.c import d"
+    assert imported(code(text)) == {"grader.b", "os", "grader.c", "grader.c.d"}
+    assert imported({"cells": [{"cell_type": "markdown", "source": "import x"}]}) == set()
 
 
 def test_modules_are_followed_into_functions(tmp_path: Path) -> None:
