@@ -19,7 +19,7 @@ start: python  ## Set up, run one lecture, grade a sample class, open JupyterLab
 setup: python  ## Make .venv with everything tests and notebooks need
 	@$(PYTHON) scripts/start.py --extra dev --only install,model
 
-test: setup check unit notebooks stored walk vllm  ## All that CI runs, from a clean checkout
+test: setup check unit hostile notebooks stored walk vllm  ## All that CI runs, from a clean checkout
 
 check: lint types layers release  ## Lint, types, layers, labs/ fresh and without leaks: half a minute
 

@@ -19,9 +19,11 @@ from grader.checks.explain import explain
 
 def serve(channel: Channel, drives: dict[str, Any]) -> None:
     """Run the job's cells, then answer questions until the other side is gone."""
+    first = os.getpid()
     try:
         job = channel.receive(most_text=MAX_FRAME_BYTES)
         namespace, errors = _run_cells(channel, job["cells"])
+        _end_a_fork(first)
         channel.send({"event": "loaded", "errors": errors})
         caller = Caller(channel)
         while True:
@@ -29,8 +31,9 @@ def serve(channel: Channel, drives: dict[str, Any]) -> None:
             answer = {"event": "answer", "id": question["id"]}
             try:
                 with caller.question():
-                    described = _answer(question, namespace, drives)
-                channel.send(answer | described, most_text=MAX_TEXT_BYTES)
+                    answer |= _answer(question, namespace, drives)
+                _end_a_fork(first)
+                channel.send(answer, most_text=MAX_TEXT_BYTES)
             except ClosedError:
                 raise
             except BaseException as error:  # nothing was sent: it could not be described
@@ -38,6 +41,12 @@ def serve(channel: Channel, drives: dict[str, Any]) -> None:
                     answer | {"error": explain(question["symbol"], error), "outputs": None}
                 )
     except ClosedError:
+        os._exit(0)
+
+
+def _end_a_fork(first: int) -> None:
+    """A copy of the process that came out of an answer as well has nothing to say."""
+    if os.getpid() != first:
         os._exit(0)
 
 

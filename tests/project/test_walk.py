@@ -13,7 +13,7 @@ import pytest
 
 from grader.cli.main import main
 from grader.course import Course
-from grader.gradebook.writer import opened
+from grader.gradebook.opening import opened
 
 from .jupyter_page import TOKEN, Page, chromium, jupyterlab
 

@@ -94,6 +94,11 @@ def test_checking_a_lab_tells_progress(
 ) -> None:
     root = ["--root", str(learners.root)]
     assert main([*root, "check", LAB]) == 1
+    attempt = learners.root / "attempt.ipynb"  # of another notebook progress does not speak
+    notebook = copy.deepcopy(read_notebook(learners.release(LAB)))
+    next(c for c in notebook["cells"] if grade_id(c) == "lora_delta")["source"] = "lora_delta = 1"
+    write_notebook(attempt, notebook)
+    assert main([*root, "check", str(attempt)]) == 1
     capsys.readouterr()
     assert main([*root, "progress"]) == 0
     assert lines(capsys)[1] == [LAB, "3/6", "17/32", "45"]
@@ -126,6 +131,9 @@ def test_a_damaged_cache_is_made_again(
 def test_new_checks_are_run(learners: Course, half: Notebook, tmp_path: Path) -> None:
     progress.remember(learners, LAB, half, [])
     assert progress.recall(learners, LAB, half) == ()
+    tagged = copy.deepcopy(half)
+    next(c for c in tagged["cells"] if grade_id(c) == "setup")["metadata"]["tags"] = ["parameters"]
+    assert progress.recall(learners, LAB, tagged) is None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "CODE", tmp_path)
         assert progress.recall(learners, LAB, half) is None
@@ -144,6 +152,7 @@ def test_one_broken_notebook_does_not_hide_the_others(
 ) -> None:
     learners.release(OTHER).parent.mkdir()
     learners.release(OTHER).write_text("{")
+    learners.release(OTHER).with_name("notes.ipynb").write_text("{")
     assert labs_in(learners) == [LAB, OTHER]
     assert main(["--root", str(learners.root), "progress"]) == 2
     shown = capsys.readouterr()

@@ -15,6 +15,7 @@ from grader.solved import without_markers
 from grader.transplant import transplant
 
 LAB = "lab03_lora"
+BY_A_PERSON = "first_step"
 KEPT = ("PATH", "LANG", "PYTHONPATH", "GRADER_CONTAINER", "DOCKER_HOST", "XDG_RUNTIME_DIR")
 RECEIVED = 1_700_000_000
 HONEST = {"perfect": 32.0, "half": 17.0, "wrong": 28.0, "blank": 0.0}

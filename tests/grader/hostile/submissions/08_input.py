@@ -1,6 +1,6 @@
 # expect: PARTIAL 28
 # cell lora_delta: WRONG
-# says: stdin
+# says: nobody answers input()
 # note: asks a question of somebody who is not there
 
 # %% lora_delta

@@ -1,5 +1,5 @@
 # expect: INVALID
-# says: regular file
+# says: is a link
 # note: a link to a classmate's notebook is not the student's own work
 
 

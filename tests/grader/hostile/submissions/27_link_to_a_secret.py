@@ -1,5 +1,5 @@
 # expect: INVALID
-# says: regular file
+# says: is a link
 # note: what the link points at is in no message and on no page
 
 

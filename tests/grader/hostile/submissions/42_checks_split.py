@@ -8,7 +8,7 @@ from grader.notebooks import is_grade, source, write_notebook
 def build(folder, solved, release):
     split = []
     for cell in solved["cells"]:
-        lines = source(cell).splitlines() or [""]
+        lines = source(cell).replace("(", "(\n").splitlines()
         split += [cell | {"source": line} for line in lines] if is_grade(cell) else [cell]
-    solved["cells"] = [*split, *split[-1:]]
+    solved["cells"] = split
     write_notebook(folder / "lab03_lora.ipynb", solved)

@@ -1,6 +1,6 @@
-# expect: PARTIAL 4 or INVALID
+# expect: WRONG 0
 # cell any: WRONG
-# cell lora_delta: OK
+# says: more than 200000
 # note: just small enough; what is written of it must not be too large for the next command
 
 import json

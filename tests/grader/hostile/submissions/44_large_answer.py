@@ -1,4 +1,6 @@
-# expect: OK 32 or INVALID
+# expect: PARTIAL 28
+# cell lora_delta: WRONG
+# says: more than 200000
 # note: a right answer below five megabytes of comments
 
 from grader.notebooks import grade_id, source, write_notebook
