@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from labkit.quant.blockwise import DYNAMIC_MAP, nearest_codes, scale_blocks
 from labkit.quant.packing import pack_int4
 
 STATISTICS_BLOCK = 256
-_CHUNK_WEIGHTS = 1 << 18  # a few megabytes of temporaries, which also stay in the CPU's cache
 
 
 def normal_float_codes() -> Float[Tensor, "16"]:
@@ -27,22 +27,6 @@ def normal_float_codes() -> Float[Tensor, "16"]:
     return (codes / codes.max()).float()
 
 
-def dynamic_map() -> Float[Tensor, "256"]:
-    """The 8-bit code in which block scales are stored when quantized themselves.
-
-    A sign, a unary exponent 10^-6 .. 10^0, and in what bits that leaves the middles of 2^i equal
-    parts of [0.1, 1]; and 0 and 1.
-
-    Paper: arXiv 1511.04561; arXiv 2110.02861, section 2.2.
-    """
-    magnitudes = []
-    for exponent in range(7):
-        edges = torch.linspace(0.1, 1, 2**exponent + 1)
-        magnitudes.append((edges[:-1] + edges[1:]) / 2 * 10.0 ** (exponent - 6))
-    positive = torch.cat(magnitudes)
-    return torch.cat((-positive, positive, torch.tensor([0.0, 1.0]))).sort().values
-
-
 # Written out, so that every machine has the same bits; `normal_float_codes` derives them.
 NF4_CODES = torch.tensor([
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
@@ -51,8 +35,6 @@ NF4_CODES = torch.tensor([
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 ])  # fmt: skip
 """NormalFloat 4 as published (appendix E), ascending."""
-
-DYNAMIC_MAP = dynamic_map()
 
 _E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]) / 6
 FP4_CODES = torch.cat((_E2M1, -_E2M1))
@@ -80,7 +62,7 @@ class DoubleQuantizedScales:
     def dequantize(self) -> Float[Tensor, " blocks"]:
         """The scales, float32."""
         table = DYNAMIC_MAP.to(self.codes.device)
-        return _scale_blocks(table[self.codes.int()], self.absmax, STATISTICS_BLOCK) + self.offset
+        return scale_blocks(table[self.codes.int()], self.absmax, STATISTICS_BLOCK) + self.offset
 
     @property
     def nbytes(self) -> int:
@@ -117,7 +99,7 @@ class CodebookTensor:
         # A byte looks up both its values as one 64-bit word, which is faster than copying rows.
         pairs = torch.cartesian_prod(self.codes, self.codes).view(torch.int64).flatten()
         values = pairs.index_select(0, self.packed.int()).view(torch.float32)[:n]
-        return _scale_blocks(values, scales, self.block_size).view(self.shape).to(self.dtype)
+        return scale_blocks(values, scales, self.block_size).view(self.shape).to(self.dtype)
 
     @property
     def nbytes(self) -> int:
@@ -157,7 +139,7 @@ def quantize_codebook(
         bad = weight.numel() - int(weight.isfinite().sum())
         raise ValueError(f"{bad} of {weight.numel()} weights are not finite; repair them first")
     codes = codes.to(weight.device, torch.float32)
-    indices, absmax = _nearest_codes(weight.reshape(-1), codes, block_size)
+    indices, absmax = nearest_codes(weight.reshape(-1), codes, block_size)
     scales = _quantize_scales(absmax) if double_quant else absmax
     O, I = weight.shape  # noqa: E741
     return CodebookTensor(pack_int4(indices), scales, codes, block_size, (O, I), weight.dtype)
@@ -176,32 +158,5 @@ def quantize_nf4(
 def _quantize_scales(absmax: Tensor) -> DoubleQuantizedScales:
     offset = absmax.mean()
     table = DYNAMIC_MAP.to(absmax.device)
-    codes, second = _nearest_codes(absmax - offset, table, STATISTICS_BLOCK)
+    codes, second = nearest_codes(absmax - offset, table, STATISTICS_BLOCK)
     return DoubleQuantizedScales(codes, second, offset)
-
-
-def _nearest_codes(values: Tensor, codes: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """Index of the nearest code for every value, and each block's largest magnitude."""
-    ordered, order = codes.sort(stable=True)
-    midpoints = (ordered[:-1] + ordered[1:]) / 2
-    order = order.to(torch.uint8)
-    indices, absmax = [], []
-    for chunk in values.split(max(1, _CHUNK_WEIGHTS // block_size) * block_size):
-        padded = torch.cat((chunk, chunk.new_zeros(-chunk.numel() % block_size)))
-        blocks = padded.view(-1, block_size).float()
-        largest = blocks.abs().amax(1)
-        unit = blocks * (1 / largest.clamp(min=torch.finfo(torch.float32).tiny))[:, None]
-        places = torch.bucketize(unit.flatten()[: chunk.numel()], midpoints, out_int32=True)
-        indices.append(order.index_select(0, places))
-        absmax.append(largest)
-    return torch.cat(indices), torch.cat(absmax)
-
-
-def _scale_blocks(values: Tensor, scales: Tensor, block_size: int) -> Tensor:
-    """Multiply each block of a flat tensor by its scale, in place."""
-    full = values.numel() // block_size
-    split = full * block_size
-    values[:split].view(full, block_size).mul_(scales[:full, None])
-    if split < values.numel():
-        values[split:].mul_(scales[-1])
-    return values

@@ -16,7 +16,7 @@ AdapterConfig = (
 FORMATS = (LORA, IA3, ADALORA, PROMPT_TUNING, P_TUNING, PREFIX_TUNING)
 
 
-def of_config(config: AdapterConfig) -> Format:
+def of_config(config: object) -> Format:
     """The format of a method's options.
 
     Raises:

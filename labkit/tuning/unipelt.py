@@ -74,7 +74,7 @@ class GatedLora(Addition):
         y: Tensor = self.base_layer(x)
         source = x.to(self.lora_A.weight.dtype)
         dropped = source if self.dropout is None else self.dropout(source)
-        change = self.gate(source) * self.scaling * self.lora_B(self.lora_A(dropped))
+        change: Tensor = self.gate(source) * self.scaling * self.lora_B(self.lora_A(dropped))
         return y + change.to(y.dtype)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from bitsandbytes import functional as bnb
 
-from labkit.quant import nf4
+from labkit.quant import blockwise, nf4
 
 CODES = {"nf4": nf4.NF4_CODES, "fp4": nf4.BNB_FP4_CODES}
 
@@ -22,7 +22,9 @@ def weights(gen: torch.Generator, shape: tuple[int, int], dtype: torch.dtype) ->
 def test_codes_equal_bitsandbytes() -> None:
     assert torch.equal(nf4.NF4_CODES, bnb.get_4bit_type("nf4", device="cpu"))
     assert torch.equal(nf4.BNB_FP4_CODES, bnb.get_4bit_type("fp4", device="cpu"))
-    assert torch.equal(nf4.DYNAMIC_MAP, bnb.create_dynamic_map())
+    assert torch.equal(blockwise.DYNAMIC_MAP, bnb.create_dynamic_map())
+    unsigned = bnb.create_dynamic_map(signed=False)
+    assert torch.equal(blockwise.UNSIGNED_DYNAMIC_MAP, unsigned)
 
 
 def test_nf4_codes_are_the_quantiles_of_the_formula() -> None:
@@ -83,7 +85,7 @@ def test_linear4bit_holds_the_same_weight(gen) -> None:
 @pytest.mark.parametrize("block_size", [64, 45, 1000])
 @pytest.mark.parametrize("codes", [nf4.NF4_CODES, nf4.FP4_CODES, nf4.BNB_FP4_CODES])
 def test_every_weight_goes_to_the_nearest_code(codes, block_size, gen, monkeypatch) -> None:
-    monkeypatch.setattr(nf4, "_CHUNK_WEIGHTS", 192)  # several chunks, and a ragged one
+    monkeypatch.setattr(blockwise, "_CHUNK_WEIGHTS", 192)  # several chunks, and a ragged one
     weight = weights(gen, (7, 131), torch.float32)
     got = nf4.quantize_codebook(weight, codes, block_size).dequantize()
     for values, approximated in zip(

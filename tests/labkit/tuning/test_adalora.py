@@ -203,6 +203,16 @@ def backward(model: nn.Module, gen: torch.Generator) -> None:
     model(x, labels=x).loss.backward()
 
 
+def test_the_last_reallocation_takes_in_no_further_gradient(gen: torch.Generator) -> None:
+    model, _ = pair(gen)
+    allocator = adalora.RankAllocator(model, CONFIG)
+    backward(model, gen)
+    allocator.update(1)
+    model.zero_grad()
+    allocator.update(CONFIG.total_steps - CONFIG.final_steps)
+    assert sum(map(sum, adalora.rank_pattern(model).values())) == 6 * CONFIG.target_rank
+
+
 def test_update_wants_gradients() -> None:
     model = adalora.apply(tiny_llama(), CONFIG)
     with pytest.raises(ValueError, match="lora_A has no gradient: call update before zero_grad"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from labkit.tuning import adapter_files, lora
 from .llama import tiny_llama
 
 RANK = 3
+ROUNDING = {False: 0.0, True: 1e-6}  # DoRA sums in another order than PEFT; logits are 0.1
 OPTIONS = [
     {},
     {"target_modules": "all-linear"},
@@ -53,11 +55,6 @@ def peft_config(config: lora.LoraConfig) -> peft.LoraConfig:
     )
 
 
-def rounding(options: dict[str, object]) -> float:
-    """Largest difference of logits of about 0.1 from PEFT's; DoRA sums in another order."""
-    return 1e-6 if options.get("use_dora") else 0.0
-
-
 def trained(model: nn.Module, gen: torch.Generator) -> nn.Module:
     """As if trained: whatever may train gets new values."""
     with torch.no_grad():
@@ -81,7 +78,7 @@ def test_peft_to_us_is_exact(options, tmp_path, ids, gen) -> None:
     theirs.save_pretrained(tmp_path)
     ours = adapter_files.load(tiny_llama(bias=True), tmp_path)
     expected, got = theirs(ids).logits, ours(ids).logits
-    assert (got - expected).abs().max() <= rounding(options)
+    assert (got - expected).abs().max() <= ROUNDING["use_dora" in options]
     assert (got - tiny_llama(bias=True)(ids).logits).abs().max() > 1e-2
     stored = load_file(tmp_path / "adapter_model.safetensors")
     parameters = {f"base_model.model.{name}": p for name, p in ours.named_parameters()}
@@ -92,7 +89,7 @@ def test_peft_to_us_is_exact(options, tmp_path, ids, gen) -> None:
 def test_us_to_peft_is_exact(options, tmp_path, ids, gen) -> None:
     ours = saved_by_us(tmp_path, gen, **options)
     theirs = peft.PeftModel.from_pretrained(tiny_llama(bias=True), str(tmp_path)).eval()
-    assert (theirs(ids).logits - ours(ids).logits).abs().max() <= rounding(options)
+    assert (theirs(ids).logits - ours(ids).logits).abs().max() <= ROUNDING["use_dora" in options]
     config = theirs.peft_config["default"]
     assert config.use_rslora == options.get("use_rslora", False)
     assert config.lora_dropout == options.get("dropout", 0.0)
@@ -164,9 +161,8 @@ def test_variants_are_refused_not_ignored(change, tmp_path, gen) -> None:
     saved_by_us(tmp_path, gen)
     edit_config(tmp_path, **change)
     ((key, value),) = change.items()
-    with pytest.raises(ValueError, match=f"{key}=") as caught:
+    with pytest.raises(ValueError, match=re.escape(f"{key}={value!r}")) as caught:
         adapter_files.read(tmp_path)
-    assert repr(value) in str(caught.value)
     assert not isinstance(caught.value, CorruptFileError)
 
 

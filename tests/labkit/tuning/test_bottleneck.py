@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from labkit.model.minillm import MiniLLM
-from labkit.tuning import adapter_files, bottleneck, lora
+from labkit.tuning import adapter_formats, bottleneck, lora
 from labkit.tuning.bottleneck import Bottleneck, BottleneckConfig
 
 from .llama import tiny_llama
@@ -121,7 +121,7 @@ def test_wrong_options_are_refused(changes: dict[str, object], message: str) -> 
         dataclasses.replace(BottleneckConfig(), **changes)
 
 
-def test_what_does_not_fit_is_refused(tmp_path) -> None:
+def test_what_does_not_fit_is_refused() -> None:
     model = tiny_llama()
     with pytest.raises(ValueError, match=r"'mlp',.*matches no linear layer"):
         bottleneck.apply(model, BottleneckConfig(target_modules=("mlp",)))
@@ -132,6 +132,6 @@ def test_what_does_not_fit_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="has bottleneck adapters already"):
         bottleneck.apply(model, bottleneck.houlsby(R))
     with pytest.raises(ValueError, match="a BottleneckConfig has no place in PEFT's files"):
-        adapter_files.save(model, tmp_path, bottleneck.houlsby(R))
+        adapter_formats.of_config(bottleneck.houlsby(R))
     with pytest.raises(ValueError, match="no bottleneck adapters; call apply first"):
         bottleneck.layers(tiny_llama())

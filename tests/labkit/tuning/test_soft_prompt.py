@@ -1,128 +1,19 @@
 """Prompt tuning, P-tuning and prefix tuning: against PEFT, against real tokens, and on MiniLLM."""
 
 import copy
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
-import transformers
-from safetensors.torch import load_file
 from torch import nn
 
 from labkit.model.cache import KVCache
-from labkit.model.config import ModelConfig
-from labkit.model.minillm import MiniLLM
-from labkit.tuning import adapter_files, lora, p_tuning, prefix_tuning, prompt_tuning
+from labkit.tuning import lora, p_tuning, prefix_tuning, prompt_tuning
 from labkit.tuning.p_tuning import PTuningConfig
 from labkit.tuning.prefix_tuning import PrefixTuningConfig
 from labkit.tuning.prompt_tuning import PromptTuningConfig
 
-from .llama import tiny_llama
-
-P, HIDDEN = 3, 5
-METHODS: dict[str, tuple[Callable[..., nn.Module], Any, peft.PeftConfig]] = {
-    "prompt": (
-        prompt_tuning.apply,
-        PromptTuningConfig(num_virtual_tokens=P),
-        peft.PromptTuningConfig(num_virtual_tokens=P, task_type="CAUSAL_LM"),
-    ),
-    "p-mlp": (
-        p_tuning.apply,
-        PTuningConfig(num_virtual_tokens=P, encoder="mlp", hidden=HIDDEN),
-        peft.PromptEncoderConfig(
-            num_virtual_tokens=P, encoder_hidden_size=HIDDEN, task_type="CAUSAL_LM"
-        ),
-    ),
-    "p-lstm": (
-        p_tuning.apply,
-        PTuningConfig(num_virtual_tokens=P, encoder="lstm", hidden=HIDDEN),
-        peft.PromptEncoderConfig(
-            num_virtual_tokens=P,
-            encoder_hidden_size=HIDDEN,
-            encoder_reparameterization_type="LSTM",
-            encoder_dropout=0.0,
-            task_type="CAUSAL_LM",
-        ),
-    ),
-    "prefix": (
-        prefix_tuning.apply,
-        PrefixTuningConfig(num_virtual_tokens=P),
-        peft.PrefixTuningConfig(num_virtual_tokens=P, task_type="CAUSAL_LM"),
-    ),
-    "prefix-mlp": (
-        prefix_tuning.apply,
-        PrefixTuningConfig(num_virtual_tokens=P, projection=True, hidden=HIDDEN),
-        peft.PrefixTuningConfig(
-            num_virtual_tokens=P,
-            prefix_projection=True,
-            encoder_hidden_size=HIDDEN,
-            task_type="CAUSAL_LM",
-        ),
-    ),
-}
-COUNTS = {
-    "prompt": P * 24,
-    "p-mlp": P * 24 + (24 + 1) * 5 + (5 + 1) * 5 + (5 + 1) * 24,
-    "p-lstm": P * 24 + 8 * 5 * (24 + 5 + 2) + 8 * 5 * (10 + 5 + 2) + 11 * 10 + 11 * 24,
-    "prefix": P * 2 * 2 * 8,
-    "prefix-mlp": P * 8 + (8 + 1) * 5 + (5 + 1) * 2 * 2 * 8,
-}
-every_method = pytest.mark.parametrize("method", METHODS)
-
-
-def ids(gen: torch.Generator, length: int = 11) -> torch.Tensor:
-    return torch.randint(97, (2, length), generator=gen)
-
-
-def loud_llama() -> transformers.LlamaForCausalLM:
-    """With weights of trained size, so that a prompt is heard."""
-    model = tiny_llama()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.mul_(1 if name.endswith("norm.weight") else 5)
-    return model
-
-
-def twin(model: transformers.LlamaForCausalLM) -> MiniLLM:
-    config = ModelConfig(
-        vocab_size=97,
-        width=24,
-        num_layers=2,
-        num_heads=6,
-        num_kv_heads=2,
-        head_width=4,
-        ffn_width=40,
-        norm_eps=1e-6,
-        tie_embeddings=False,
-    )
-    mini = MiniLLM(config)
-    mini.load_state_dict(model.state_dict())
-    return mini.eval()
-
-
-def pair(method: str, gen: torch.Generator) -> tuple[nn.Module, peft.PeftModel]:
-    """Our model and PEFT's, with equal prompts of size one."""
-    apply, config, settings = METHODS[method]
-    ours = apply(loud_llama(), config, generator=gen)
-    theirs = peft.get_peft_model(loud_llama(), copy.deepcopy(settings)).eval()
-    encoder = theirs.prompt_encoder["default"]
-    state = {
-        name.replace("prompt_embeddings", "embedding.weight"): parameter
-        for name, parameter in ours.soft_prompt.named_parameters()
-    }
-    with torch.no_grad():
-        for parameter in state.values():
-            parameter.normal_(std=0.7, generator=gen)
-    encoder.load_state_dict(state)
-    return ours, theirs
-
-
-def theirs_logits(theirs: peft.PeftModel, method: str, **inputs: torch.Tensor) -> torch.Tensor:
-    logits = theirs(**inputs).logits
-    return logits if method.startswith("prefix") else logits[:, P:]
+from .prompts import COUNTS, METHODS, P, every_method, ids, loud_llama, pair, theirs_logits, twin
 
 
 @every_method
@@ -216,25 +107,6 @@ def test_transformers_generate_goes_through_the_prompt(method: str, gen) -> None
     for _ in range(7):
         expected = torch.cat((expected, ours(expected).logits[:, -1:].argmax(-1)), dim=1)
     assert torch.equal(got, expected)
-
-
-@every_method
-def test_files_are_exact_both_ways(method: str, tmp_path: Path, gen) -> None:
-    ours, theirs = pair(method, gen)
-    x, config = ids(gen), METHODS[method][1]
-    adapter_files.save(ours, tmp_path / "ours", config, "tiny")
-    theirs.save_pretrained(tmp_path / "theirs")
-    stored = [
-        load_file(tmp_path / side / adapter_files.WEIGHTS_NAME) for side in ("ours", "theirs")
-    ]
-    assert list(stored[0]) == list(stored[1]) == ["prompt_embeddings"]
-    torch.testing.assert_close(*(s["prompt_embeddings"] for s in stored), rtol=1e-5, atol=1e-6)
-    read = peft.PeftModel.from_pretrained(loud_llama(), str(tmp_path / "ours")).eval()
-    got = theirs_logits(read, method, input_ids=x)
-    torch.testing.assert_close(got, ours(x).logits, rtol=0, atol=2e-6)
-    again = adapter_files.load(loud_llama(), tmp_path / "theirs")
-    expected = theirs_logits(theirs, method, input_ids=x)
-    torch.testing.assert_close(again(x).logits, expected, rtol=0, atol=2e-6)
 
 
 @every_method
