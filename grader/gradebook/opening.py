@@ -3,6 +3,7 @@
 A grader may be killed at any point of this; the next one finds all or nothing, or does it again.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -55,26 +56,43 @@ def _url(path: Path) -> str:
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
     """Turn what sqlite says about a gradebook's file into a sentence with the way out."""
+    from nbgrader.api import InvalidEntry, app_log
     from sqlalchemy.exc import OperationalError
 
+    app_log.addFilter(_is_not_named_anyway)
     try:
         yield
-    except OperationalError as error:
-        name = getattr(error.orig, "sqlite_errorname", "")
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise GradebookLockedError(
-                f"the gradebook has been locked by another program for {BUSY_TIMEOUT_S} s; what "
-                "was being recorded is not in it: close formgrader or whatever else has it open, "
-                "then run the command again"
-            ) from None
-        if name == "SQLITE_FULL":
-            raise NoRoomError(path) from None
-        if name.startswith(("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
-            raise GradebookUnusableError(
-                f"the gradebook {path} cannot be used ({error.orig}): make it and its folder "
-                "readable and writable, then run the command again"
-            ) from None
+    except (OperationalError, InvalidEntry) as error:
+        cause = error if isinstance(error, OperationalError) else error.__context__
+        if named := _named(path, getattr(cause, "orig", None)):
+            raise named from None
         raise
+    finally:
+        app_log.removeFilter(_is_not_named_anyway)
+
+
+def _is_not_named_anyway(record: logging.LogRecord) -> bool:
+    """nbgrader logs database errors with a trace before it raises them."""
+    return not record.getMessage().startswith("Rolling back session")
+
+
+def _named(path: Path, error: BaseException | None) -> OSError | None:
+    """What an error of sqlite means for a gradebook; None if it is about something else."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return GradebookLockedError(
+            f"the gradebook has been locked by another program for {BUSY_TIMEOUT_S} s; what was "
+            "being recorded is not in it: close formgrader or whatever else has it open, then "
+            "run the command again"
+        )
+    if name == "SQLITE_FULL":
+        return NoRoomError(path)
+    if name.startswith(("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
+        return GradebookUnusableError(
+            f"the gradebook {path} cannot be used ({error}): make it and its folder readable and "
+            "writable, then run the command again"
+        )
+    return None
 
 
 def _part(path: Path) -> Path:

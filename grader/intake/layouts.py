@@ -87,7 +87,7 @@ class Layout:
         return self.recognise(parts) if parts else None
 
     def share(self, paths: Sequence[Parts]) -> float:
-        """The share of the uppermost entries that are somebody's: students cannot add any there."""
+        """The share of the uppermost entries that are somebody's; students can add few there."""
         tops = {parts[self.wrapped] for parts in paths if len(parts) > self.wrapped}
         known = {
             parts[self.wrapped]

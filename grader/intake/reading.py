@@ -84,6 +84,7 @@ class Reading:
                 self._add(gathered, member, inner)
 
     def _stray(self, path: str, why: str) -> None:
+        self._last = None
         if len(self.strays) < MAX_STRAYS:
             self.strays[path[:MAX_NAME_BYTES]] = why
 

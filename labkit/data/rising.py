@@ -32,7 +32,7 @@ class RisingTask:
     def __post_init__(self) -> None:
         if self.num_symbols < 2 or self.length < 1:
             raise ValueError(
-                f"num_symbols={self.num_symbols} must be at least 2 and length={self.length} "
+                f"num_symbols={self.num_symbols} must be at least 2, length={self.length} "
                 "at least 1"
             )
         if self.num_symbols ** (self.length + 1) > LARGEST_LISTING:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from grader.html_page import box, page, paragraph, picture, pill, table, text
+from grader.html_page import SHORT, box, page, paragraph, picture, pill, table, text
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGD4"
@@ -72,8 +72,8 @@ def test_a_png_is_shown_and_nothing_that_only_begins_like_one() -> None:
 
 
 def test_text_cannot_move_hide_or_break_what_stands_beside_it() -> None:
-    shown = text("a\u202eb\u2066c\x1b[2Jd\0e\ud800f\nα é 😀")
-    assert shown == "a�b�c�[2Jd�e�f\nα é 😀"
+    shown = text("a\u202eb\u2066c\u061cc\x1b[2Jd\0e\ud800f\nα é 😀")
+    assert shown == "a�b�c�c�[2Jd�e�f\nα é 😀"
     page("\ud800", paragraph("\ud800")).encode()
 
 
@@ -92,6 +92,12 @@ def test_columns_of_numbers_stand_to_the_right() -> None:
         *(["<td>", '<td class="number">', '<td class="number">', "<td>"] * 2),
     ]  # fmt: skip
     assert "<th" in table(["empty"], [])
+
+
+def test_a_column_of_long_text_may_be_broken_anywhere() -> None:
+    html = table(["Who", "Why"], [["ada", "x"], ["ben", "x" * (SHORT + 1)]])
+    assert html.count('<td class="long">') == 2
+    assert "long" not in table(["Why"], [["x" * SHORT]])
 
 
 @pytest.mark.browser

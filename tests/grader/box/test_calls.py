@@ -124,7 +124,7 @@ def test_an_answer_waits_for_the_reply_to_a_call_that_was_made() -> None:
     we_read, box_writes = os.pipe()
     inside, outside = Channel(box_reads, box_writes), Channel(we_read, we_write)
     caller, results = Caller(inside), []
-    thread = threading.Thread(target=lambda: results.append(caller.call(0, 4)))
+    thread = threading.Thread(target=lambda: results.append(caller.call(0, 4)), daemon=True)
     with_call = threading.Event()
 
     def serve() -> None:
@@ -133,10 +133,12 @@ def test_an_answer_waits_for_the_reply_to_a_call_that_was_made() -> None:
             with_call.wait(10.0)
         inside.send({"event": "answer"})
 
-    server = threading.Thread(target=serve)
+    server = threading.Thread(target=serve, daemon=True)
     server.start()
     message = outside.receive(10.0)
     with_call.set()
+    with pytest.raises(TimeoutError):
+        outside.receive(0.05)
     outside.send(Kept(KEPT).reply(message))
     assert outside.receive(10.0) == {"event": "answer"}
     server.join()

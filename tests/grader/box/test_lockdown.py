@@ -14,6 +14,10 @@ TRIES = {
     "ptrace": "linux.call('ptrace', 0, 0, 0, 0)",
     "clone": "linux.system_call(lockdown.CLONE[column], NEW_USER, 0, 0, 0, 0) or os._exit(0)",
     "clone3": "linux.system_call(lockdown.CLONE3[column], 0, 0)",
+    "shmget": "linux.call('shmctl', denied('shmget', 0, 4096, 0o1600), 0, None)",
+    "msgget": "linux.call('msgctl', denied('msgget', 0, 0o1600), 0, None)",
+    "semget": "linux.call('semctl', denied('semget', 0, 1, 0o1600), 0, 0)",
+    "mq_open": "[denied('mq_open', QUEUE, 0o102, 0o600, None), unlink_queue()]",
     "keyctl": "linux.system_call(lockdown.DENIED['keyctl'][column], 0, -3, 1)",
 }
 DENIED = dict.fromkeys(TRIES, "PermissionError") | {"clone3": "OSError 38"}
@@ -28,7 +32,12 @@ SETUP = """
 import os, socket, sys
 from grader.box import linux, lockdown
 NEW_USER = 0x10000000 | 17
+QUEUE, MQ_UNLINK = b"grader-test-%d" % os.getpid(), (241, 181)
 column = lockdown.MACHINES[os.uname().machine][0]
+def denied(name, *arguments):
+    return linux.system_call(lockdown.DENIED[name][column], *arguments)
+def unlink_queue():
+    linux.system_call(MQ_UNLINK[column], QUEUE)
 """
 REPORT = """
 try:

@@ -1,6 +1,7 @@
 """Attempts as folders: what counts as their content, and how they are copied and put in place."""
 
 import errno
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -50,22 +51,21 @@ def test_the_hash_is_of_contents_and_paths(tmp_path: Path) -> None:
 
 
 def test_a_name_cannot_pose_as_another_files_hash(tmp_path: Path) -> None:
-    digest = content_sha256(made(tmp_path / "empty", b=""))
-    one = made(tmp_path / "one", a="1")
-    (one / f"a\n{digest} b").write_text("1")
+    digest = hashlib.sha256(b"").hexdigest()
+    one = made(tmp_path / "one", **{f"a\n{digest} b": "1"})
     two = made(tmp_path / "two", a="1", b="")
     assert content_sha256(one) != content_sha256(two)
 
 
-def odd(folder: Path) -> Path:
-    """Links, a pipe, and a folder deeper than a path may be, of 26 names of 250 bytes."""
+def odd(folder: Path, levels: int) -> Path:
+    """Links, a pipe, and folders in one another, each with a name of 250 bytes."""
     folder.mkdir(exist_ok=True)
     (folder / "link.py").symlink_to("/etc/passwd")
     (folder / "links").symlink_to("/etc")
     (folder / "dangling").symlink_to("nowhere")
     os.mkfifo(folder / "pipe.py")
     inner = os.open(folder, os.O_RDONLY)
-    for _ in range(26):
+    for _ in range(levels):
         os.mkdir(LONG, dir_fd=inner)
         outer, inner = inner, os.open(LONG, os.O_RDONLY, dir_fd=inner)
         os.close(outer)
@@ -74,8 +74,10 @@ def odd(folder: Path) -> Path:
     return folder
 
 
-def test_what_cannot_be_graded_is_in_no_hash_and_no_copy(tmp_path: Path) -> None:
-    plain, other = made(tmp_path / "plain", a="1"), odd(made(tmp_path / "odd", a="1"))
+@pytest.mark.parametrize("levels", [12, 26])
+def test_what_cannot_be_graded_is_in_no_hash_and_no_copy(tmp_path: Path, levels: int) -> None:
+    """Nor what lies so deep that only some places have room for its path, or none has."""
+    plain, other = made(tmp_path / "plain", a="1"), odd(made(tmp_path / "odd", a="1"), levels)
     os.utime(other, (1e9, 1e9))
     assert content_sha256(other) == content_sha256(plain)
     put(other, tmp_path / "copy")

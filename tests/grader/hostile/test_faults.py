@@ -21,6 +21,7 @@ import pytest
 from hostile_class import LAB, RECEIVED, Class
 from hostile_faults import Ended, Graders, Outcome, copied
 
+from grader.box.leftovers import PREFIX
 from grader.course import Course
 from grader.notebooks import write_notebook
 from grader.policy import FILE
@@ -174,7 +175,7 @@ def assert_one_sentence(ended: Ended, pattern: str) -> None:
 
 LOCKED = {
     "from the beginning": "",
-    "while the lab is recorded": "INSERT INTO base_cell",
+    "while the lab is recorded": f"os.mkdir {PREFIX}",
     "before the last student": "s99-blank.json",
 }
 
@@ -188,7 +189,7 @@ def test_a_gradebook_that_stays_locked_is_one_sentence_and_loses_nothing(
         begun.course.gradebook.unlink()
     ended, expected = whole(graders, copied(begun, tmp_path / "undisturbed"))
     own = copied(begun, tmp_path / "locked")
-    at = next(index for index, name in enumerate(ended.steps) if LOCKED[when] in name)
+    at = [index for index, name in enumerate(ended.steps) if LOCKED[when] in name][-1]
     options = {"at": at, "does": "stop", "busy_timeout_s": WAIT_S}
     with closing(sqlite3.connect(own.course.gradebook)) as other:
         if LOCKED[when]:

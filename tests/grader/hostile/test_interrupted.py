@@ -7,28 +7,31 @@ import itertools
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import hostile_class
+import hostile_faults
+import hostile_machine as machine
 import hostile_runs
-import psutil
 import pytest
 from hostile_class import LAB, Class
+from hostile_faults import Graders, Outcome
 from hostile_runs import Run
 from hostile_submissions import read_all
 
-from grader.box import linux
+from grader.box.leftovers import PREFIX
 from grader.box.tier import Tier
 from grader.course import Course
+from grader.notebooks import grade_id, read_notebook, write_notebook
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-KILLS, SEED = int(os.environ.get("HOSTILE_KILLS", "2")), int(os.environ.get("HOSTILE_SEED", "0"))
+KILLS, SEED = int(os.environ.get("HOSTILE_KILLS", "5")), int(os.environ.get("HOSTILE_SEED", "0"))
 AMONG_THEM = (
     "05_endless_loop",
     "10_list_that_grows",
@@ -39,15 +42,33 @@ AMONG_THEM = (
 HONEST = ["s00-perfect", "s00-half", "s99-blank", "s99-wrong"]
 BUSY = "while True: pass"
 TIMES_THE_CORES = 4
-GONE_WITHIN_S = 5.0
-CHILD_SUBREAPER = 36  # of prctl(2)
+FEW = ("15_exits_in_a_function", "44_not_json")
+ENDLESS = """
+import os
+import signal
+import sys
+
+
+def lora_delta(*arguments, **options):
+    for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN)
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execv(sys.executable, ["hostile-leftover", "-c", "import time; time.sleep(900)"])
+        os._exit(0)
+    while True:
+        pass
+"""
 
 
 @contextmanager
-def a_class(course: Course) -> Iterator[Class]:
-    submissions = [submission for submission in read_all() if submission.name in AMONG_THEM]
+def a_class(
+    course: Course, hostile: Sequence[str] = AMONG_THEM, honest: list[str] = HONEST
+) -> Iterator[Class]:
+    submissions = [submission for submission in read_all() if submission.name in hostile]
     with hostile_runs.a_root() as root:
-        made = hostile_class.build(course, root, submissions, HONEST, port=0)
+        made = hostile_class.build(course, root, submissions, honest, port=0)
         for folder in (made.course.root / "submitted").glob(f"*/{LAB}"):
             os.utime(folder, (hostile_class.RECEIVED, hostile_class.RECEIVED))
         yield made
@@ -62,70 +83,64 @@ def undisturbed(course: Course, tier: Tier) -> Iterator[Run]:
         yield run
 
 
-@pytest.fixture
-def adopting() -> Iterator[None]:
-    """Whatever loses its parent becomes a child of this process."""
-    linux.adopt_orphans()
-    yield
-    linux.prctl(CHILD_SUBREAPER, 0)
+@pytest.fixture(scope="module")
+def graders() -> Iterator[Graders]:
+    made = Graders()
+    yield made
+    made.close()
 
 
 def test_killed_anywhere_and_run_again_it_ends_the_same(
-    course: Course, tier: Tier, undisturbed: Run, adopting: None
+    course: Course, tier: Tier, graders: Graders, tmp_path: Path
 ) -> None:
+    """Every second time answers that are known already are run again, so that boxes are killed."""
     moments = random.Random(SEED)
-    with a_class(course) as made:
-        for _ in range(KILLS):
-            _kill_after(made, tier, moments.uniform(0.3, undisturbed.seconds))
-            assert _gone()
-            _check_nothing_is_half_written(made)
-        again = hostile_runs.grade(made, tier)
-        assert again.code == 0
-        assert hostile_runs.grades(made.course) == hostile_runs.grades(undisturbed.made.course)
-        assert _untimed(again) == _untimed(undisturbed)
+    options = ("--tier", tier, "--jobs", hostile_runs.JOBS)
+    with a_class(course, FEW) as made:
+        peaceful = hostile_faults.copied(made, tmp_path)
+        started = time.monotonic()
+        whole = graders.run(peaceful, *options)
+        longest = time.monotonic() - started
+        assert whole is not None
+        assert (whole.code, whole.left) == (0, []), whole.printed
+        for kill in range(KILLS):
+            again = ("--fresh",) if kill % 2 else ()
+            killed = graders.run(made, *options, *again, after_s=moments.uniform(0, longest))
+            assert killed is not None
+            assert killed.code in (0, -signal.SIGKILL), killed.printed
+            assert killed.left == []
+            hostile_faults.check_nothing_is_half_written(made)
+        last = graders.run(made, *options)
+        assert last is not None
+        assert (last.code, last.left) == (0, []), last.printed
+        assert Outcome.of(made).unlike(Outcome.of(peaceful)) == []
 
 
-def _kill_after(made: Class, tier: Tier, seconds: float) -> None:
-    """Start grading and kill the grader and its process group, wherever it is."""
-    arguments = ("autograde", LAB, "--tier", tier, "--jobs", hostile_runs.JOBS)
-    process = subprocess.Popen(
-        hostile_runs.command(made, *arguments),
-        cwd=made.course.root,
-        env=made.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def test_what_a_submission_runs_ends_with_the_grader_that_is_killed(
+    course: Course, tier: Tier, graders: Graders
+) -> None:
+    """An answer that never returns, beside a process that left its parent and session."""
+    options = ("--tier", tier, "--student", "s00-wrong")
+    with a_class(course, [], ["s00-wrong"]) as made:
+        _answer(made, "s00-wrong", ENDLESS)
+        before = machine.mounts()
+        killed = graders.run(made, *options, when_seen=machine.LEFTOVER)
+        assert killed is not None
+        assert (killed.code, killed.left) == (-signal.SIGKILL, [])
+        assert machine.daemons() == []
+        assert machine.mounts() <= before
+        _answer(made, "s00-wrong", hostile_class.WRONG_DELTA)
+        after = graders.run(made, *options)
+        assert after is not None
+        assert (after.code, after.left) == (0, []), after.printed
+        assert list(made.scratch.glob(f"{PREFIX}*")) == []
 
 
-def _gone() -> bool:
-    """Whether no process is left of what this one started."""
-    until = time.monotonic() + GONE_WITHIN_S
-    while children := psutil.Process().children(recursive=True):
-        for child in children:
-            if child.status() == psutil.STATUS_ZOMBIE and child.ppid() == os.getpid():
-                os.waitpid(child.pid, 0)
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def _check_nothing_is_half_written(made: Class) -> None:
-    """Each result can be read, each submission is in the gradebook with all its scores or not."""
-    hostile_runs.results(made.course)
-    if not made.course.gradebook.exists():
-        return
-    with closing(sqlite3.connect(made.course.gradebook)) as book:
-        assert book.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        tables = {name for (name,) in book.execute("SELECT name FROM sqlite_master")}
-        if "grade" in tables:
-            unscored = "SELECT count(*) FROM grade WHERE auto_score IS NULL"
-            assert book.execute(unscored).fetchone() == (0,)
+def _answer(made: Class, student: str, answer: str) -> None:
+    path = made.course.submitted(LAB, student)
+    notebook = read_notebook(path)
+    next(cell for cell in notebook["cells"] if grade_id(cell) == "lora_delta")["source"] = answer
+    write_notebook(path, notebook)
 
 
 def _untimed(run: Run) -> dict[str, object]:

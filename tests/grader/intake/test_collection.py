@@ -95,6 +95,9 @@ def test_nobody_hands_in_for_another(
     by_source = {each.source.split("+")[0]: each for each in take(tmp_path / "course").submissions}
     assert by_source["ada"].why == "it belongs to the account 'eve'"
     assert by_source["eve"].state is State.COLLECTED
+    shutil.rmtree(next((tmp_path / "course" / "inbound").glob("eve+*")))
+    rows = ({"id": name} for name in ("ada", "eve"))
+    assert take(tmp_path / "course", *rows).submissions[0].why == by_source["ada"].why
 
 
 def test_two_collectings_at_a_time(own: Course, take: Take, tmp_path: Path) -> None:

@@ -109,6 +109,15 @@ def test_a_tar_that_unpacks_without_end_keeps_what_came_before(
     assert states(manifest) == {"ann": "collected", "eve": "refused"}
 
 
+def test_an_end_in_what_is_nobodys_costs_nobody_anything(
+    answer: Answer, tarred: Make, take: Take
+) -> None:
+    source = tarred((f"ann/{LAB}.ipynb", answer()), ("readme.txt", bytes(30 * MIB)))
+    manifest = take(source, limits=Limits(total_bytes=9 * MIB), layout="folder")
+    assert manifest.damage
+    assert states(manifest) == {"ann": "collected"}
+
+
 @pytest.mark.parametrize("size", [2**33, 2**62])
 def test_a_header_that_says_much_follows_does_not_take_for_ever(
     answer: Answer, take: Take, tmp_path: Path, size: int

@@ -11,8 +11,6 @@ from intake_kit import LAB, MIB, Answer, Make, Stream, Take, between, judged, sp
 
 from grader.course import Course
 from grader.intake import zip_archive
-from grader.intake.archives import opened
-from grader.intake.limits import Limits
 from grader.intake.placing import State
 
 
@@ -70,8 +68,16 @@ def test_the_directory_of_a_zip_is_bounded(tmp_path: Path) -> None:
     path.write_bytes(
         b"PK\x03\x04" + bytes(size) + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 4, 0)
     )
-    with pytest.raises(ValueError, match="directory is larger"), opened(path, Limits()):
-        pass
+    asked: list[int] = []
+
+    class Watched(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            asked.append(-1 if size is None else size)
+            return super().read(size)
+
+    with Watched(path) as file, pytest.raises(ValueError, match="directory is larger"):
+        zip_archive.Zip(path, file)
+    assert 0 <= min(asked) <= max(asked) <= zip_archive.ZIP_DIRECTORY_BYTES + 1
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -46,10 +46,10 @@ def leaves(value: Any) -> list[Any]:
 
 
 def is_evidence(leaf: Any) -> bool:
-    """Whether it says more than yes, or yes everywhere."""
+    """Whether it says more than yes or no everywhere, or how many there are."""
     if type(leaf) is torch.Tensor and leaf.dtype is torch.bool:
         return bool(leaf.any() and not leaf.all())
-    return type(leaf) is not bool
+    return type(leaf) not in (bool, int)
 
 
 @pytest.mark.parametrize("check", CHECKS)

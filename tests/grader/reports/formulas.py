@@ -1,6 +1,7 @@
 """Texts that a spreadsheet would run, and how to tell."""
 
 FORMULAS = [
+    "=",
     "=1+1",
     "+1",
     "-1",
@@ -29,5 +30,9 @@ FORMULAS = [
 
 
 def is_formula(text: str) -> bool:
-    """What OWASP says a cell must not begin with, also behind blanks and quotes."""
-    return text.lstrip(' \t\r\n\0"\u00a0\u200b\ufeff“”`').startswith(tuple("=+-@＝＋－＠﹦\u2212"))
+    """What OWASP says a cell must not begin with, also behind blanks and quotes.
+
+    A hyphen alone computes nothing: it is Moodle's word for no grade.
+    """
+    begins = text.lstrip(' \t\r\n\0"\u00a0\u200b\ufeff“”`')
+    return text != "-" and begins.startswith(tuple("=+-@＝＋－＠﹦\u2212"))

@@ -159,5 +159,22 @@ def test_other_failures_have_another_kind() -> None:
     assert len({kind(message) for message in messages}) == len(messages)
 
 
+def test_of_a_flood_only_the_beginning_is_read() -> None:
+    flood = "f raised ValueError: " + "marmalade " * 1000
+    end = " Hint: SECRET"
+    assert "SECRET" not in str(finding(flood + end))
+    assert "SECRET" not in for_student(cell(flood + end))
+    assert kind(flood + "x") == kind(flood + "y")
+
+
+def test_a_value_whose_closing_quote_was_cut_off_is_one() -> None:
+    assert (
+        for_student(cell("f raised ValueError: 'marmalade and so on…")) == "f raised ValueError: …"
+    )
+    assert for_student(cell("it's what the students' code does")) == (
+        "it's what the students' code does"
+    )
+
+
 def test_an_endless_message_is_cut() -> None:
     assert len(without_values("x" * 10**6)) < 1000

@@ -25,7 +25,9 @@ def test_a_formula_is_neutralised_where_a_cell_may_begin(text: str) -> None:
         assert "\n" not in line[0]
 
 
-@pytest.mark.parametrize("text", ["ada", "a=b", "3-4", "x; y", "it's", "", "é", "(=1)", "a@b.org"])
+@pytest.mark.parametrize(
+    "text", ["ada", "-", "a=b", "3-4", "x; y", "it's", "", "é", "(=1)", "a@b.org"]
+)
 def test_what_is_no_formula_stays_as_it_is(text: str) -> None:
     assert neutral(text) == text
 

@@ -105,5 +105,9 @@ def test_runs_in_another_order_do_not_overlap() -> None:
     assert runs == [Run(0, 31, 30), Run(30, 0, 30)]
 
 
+def test_the_window_is_as_wide_as_the_promise_allows() -> None:
+    assert NOISE + WINDOW - 1 == GUARANTEE
+
+
 def test_fingerprints_are_the_same_in_every_process() -> None:
     assert kgrams(["name"] * NOISE) == [7837985351688373070]

@@ -4,7 +4,12 @@ import pytest
 import torch
 from scipy.special import rel_entr, softmax
 
-from labkit.objectives.distillation import distillation_loss, forward_kl, reverse_kl
+from labkit.objectives.distillation import (
+    distillation_loss,
+    forward_kl,
+    generalized_jsd,
+    reverse_kl,
+)
 from labkit.objectives.language_modelling import IGNORE_INDEX, cross_entropy
 
 B, T, V = 3, 7, 19
@@ -119,3 +124,41 @@ def test_refuses_direction(student, teacher):
     labels = torch.zeros(B, T, dtype=torch.long)
     with pytest.raises(ValueError, match="direction='backward'"):
         distillation_loss(student, teacher, labels, direction="backward")
+
+
+class TestGeneralizedJsd:
+    @pytest.mark.parametrize(("beta", "temperature"), [(0.5, 1.0), (0.1, 1.7), (0.9, 1.0)])
+    def test_equals_the_definition(self, student, teacher, mask, beta, temperature):
+        loss_sum, tokens = generalized_jsd(
+            student, teacher, mask, beta=beta, temperature=temperature
+        )
+        total = 0.0
+        for b, t in mask.nonzero().tolist():
+            q = softmax(student[b, t].detach().double().numpy() / temperature)
+            p = softmax(teacher[b, t].detach().double().numpy() / temperature)
+            m = beta * p + (1 - beta) * q
+            total += beta * rel_entr(p, m).sum() + (1 - beta) * rel_entr(q, m).sum()
+        assert tokens == int(mask.sum())
+        assert loss_sum.item() == pytest.approx(total, rel=1e-5)
+
+    def test_its_ends_are_the_two_divergences(self, student, teacher, mask):
+        for beta, divergence in ((0.0, forward_kl), (1.0, reverse_kl)):
+            ours, _ = generalized_jsd(student, teacher, mask, beta=beta, temperature=2.0)
+            exact = divergence(student, teacher, mask, 2.0)[0] / 4.0
+            assert ours.item() == pytest.approx(exact.item(), rel=1e-6)
+
+    def test_near_its_ends_it_is_proportional_to_them(self, student, teacher, mask):
+        for beta, divergence in ((1e-4, forward_kl), (1 - 1e-4, reverse_kl)):
+            flat = 0.3 * student, 0.3 * teacher  # rare tokens would slow the limit down
+            ours, _ = generalized_jsd(*flat, mask, beta=beta)
+            exact = divergence(*flat, mask)[0]
+            assert ours.item() / 1e-4 == pytest.approx(exact.item(), rel=0.03)
+
+    def test_the_teacher_gets_no_gradient(self, student, teacher, mask):
+        generalized_jsd(student, teacher, mask, beta=0.3)[0].backward()
+        assert teacher.grad is None
+        assert not student.grad[~mask].any()
+
+    def test_refuses_beta(self, student, teacher, mask):
+        with pytest.raises(ValueError, match=r"beta=1\.2 must lie between"):
+            generalized_jsd(student, teacher, mask, beta=1.2)

@@ -5,8 +5,8 @@ a fork. With FOLDER, a file system of BYTES in memory lies there, for this proce
 
 A step of a run is what changes files or the gradebook. At the step `at` of an order the run is
 killed (`does: kill`) in the middle of it, or stopped before it (`does: stop`) until it is told to
-go on. `file_bytes` kills it where a file would grow larger. With `made_up`, answers are judged
-without a box.
+go on. It is also killed after `after_s` seconds, `when_seen` a process of that name, or where a
+file would grow over `file_bytes`. With `made_up`, answers are judged without a box.
 """
 
 import contextlib
@@ -16,12 +16,14 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NoReturn
 
 import nbgrader.api
 import nbgrader.apps
+import psutil
 from hostile_grader import left_running, small_limits
 from matplotlib.figure import Figure
 from nbgrader.api import get_alembic_version
@@ -143,7 +145,7 @@ def serve() -> None:
             running = os.fork() or _run(order)
         else:
             os.kill(running, getattr(signal, order["signal"]))
-        status = _ended(running, order.get("after_s"))
+        status = _ended(running, order)
         if os.WIFSTOPPED(status):
             found: dict[str, Any] = {"stopped": True}
         else:
@@ -151,18 +153,27 @@ def serve() -> None:
         _answer(found)
 
 
-def _ended(pid: int, after_s: float | None) -> int:
-    """The status of a run that ended or stopped; it is killed when the time is over."""
-    until = time.monotonic() + after_s if after_s is not None else float("inf")
+def _ended(pid: int, order: dict[str, Any]) -> int:
+    """The status of a run that ended or stopped; it is killed when an order says so."""
+    after_s, seen = order.get("after_s"), order.get("when_seen")
+    until = time.monotonic() + (float("inf") if after_s is None else after_s)
     while True:
         found, status = os.waitpid(pid, os.WUNTRACED | os.WNOHANG)
         if found:
             return status
-        if time.monotonic() > until:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            until = float("inf")
+        if time.monotonic() > until or (seen and _runs(seen)):
+            os.kill(pid, signal.SIGKILL)
+            until, seen = float("inf"), ""
         time.sleep(0.002)
+
+
+def _runs(name: str) -> bool:
+    """Whether a process that called itself so descends from this one."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.cmdline()[:1] == [name]:
+                return True
+    return False
 
 
 def own_disk(folder: str, size: int) -> None:

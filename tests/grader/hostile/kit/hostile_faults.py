@@ -7,10 +7,12 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hostile_machine
@@ -50,6 +52,8 @@ class Graders:
     """Runs the grader in forks of a process that has imported everything."""
 
     def __init__(self, *arguments: str) -> None:
+        self._aside = TemporaryDirectory()
+        self._printed, self._steps = (Path(self._aside.name, n) for n in ("printed", "steps"))
         self._process = subprocess.Popen(
             [sys.executable, str(SERVER), *arguments],
             stdin=subprocess.PIPE,
@@ -59,6 +63,7 @@ class Graders:
         try:
             self._answer()
         except AssertionError as error:
+            self.close()
             raise NoGradersError(str(error)) from None
 
     @property
@@ -74,26 +79,31 @@ class Graders:
         does: str = "kill",
         file_bytes: int = 0,
         after_s: float | None = None,
+        when_seen: str = "",
         busy_timeout_s: float = 30.0,
     ) -> Ended | None:
         """Grade a class; None when the run has stopped at its step."""
-        self._aside = made.home.with_name("printed"), made.home.with_name("steps")
-        self._aside[1].unlink(missing_ok=True)
+        self._steps.unlink(missing_ok=True)
         tier = () if "--tier" in arguments else ("--broker", "none")
         order = {
-            "root": str(made.course.root),
+            "root": self._inside(str(made.course.root)),
             "arguments": ["autograde", LAB, *tier, *arguments],
-            "environment": made.environment,
-            "printed": str(self._aside[0]),
-            "steps": str(self._aside[1]),
+            "environment": {n: self._inside(value) for n, value in made.environment.items()},
+            "printed": str(self._printed),
+            "steps": str(self._steps),
             "made_up": "--tier" not in arguments,
             "busy_timeout_s": busy_timeout_s,
             "at": at,
             "does": does,
             "file_bytes": file_bytes,
             "after_s": after_s,
+            "when_seen": when_seen,
         }
         return self._ordered(order)
+
+    def _inside(self, path: str) -> str:
+        """A path as the graders see it."""
+        return path.removeprefix(str(self.root))
 
     def go_on(self, signal: str = "SIGCONT") -> Ended | None:
         """Let a stopped run go on, or send it another signal."""
@@ -106,10 +116,9 @@ class Graders:
         answer = self._answer()
         if "stopped" in answer:
             return None
-        printed, steps = self._aside
         return Ended(
-            printed=printed.read_text(errors="replace"),
-            steps=json.loads(steps.read_text()) if steps.exists() else [],
+            printed=self._printed.read_text(errors="replace"),
+            steps=json.loads(self._steps.read_text()) if self._steps.exists() else [],
             **answer,
         )
 
@@ -122,6 +131,7 @@ class Graders:
 
     def close(self) -> None:
         self._process.communicate()
+        self._aside.cleanup()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +173,17 @@ class Outcome:
         )
 
 
+@contextmanager
+def a_copy_of(gradebook: Path) -> Iterator[sqlite3.Connection]:
+    """A copy of a gradebook and its journal: reading the gradebook itself would already mend it."""
+    with TemporaryDirectory() as folder:
+        for path in gradebook.parent.glob(f"{gradebook.name}*"):
+            shutil.copy(path, folder)
+        with closing(sqlite3.connect(Path(folder, gradebook.name))) as book:
+            assert book.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            yield book
+
+
 def listed(several: Any) -> list[str]:
     """The items of a list, or of a dictionary of lists or other things."""
     if isinstance(several, list):
@@ -176,9 +197,8 @@ def listed(several: Any) -> list[str]:
 
 def rows(gradebook: Path) -> dict[str, list[str]]:
     """All rows of a gradebook by table, in place of each identifier what has it."""
-    with closing(sqlite3.connect(gradebook)) as book:
+    with a_copy_of(gradebook) as book:
         book.row_factory = sqlite3.Row
-        assert [tuple(row) for row in book.execute("PRAGMA integrity_check")] == [("ok",)]
         names = [
             row[0] for row in book.execute("SELECT name FROM sqlite_master WHERE type='table'")
         ]
@@ -211,8 +231,7 @@ def check_nothing_is_half_written(made: Class) -> None:
     if not made.course.gradebook.exists():
         return
     by_a_person = answers(read_notebook(made.course.release(LAB)))
-    with closing(sqlite3.connect(made.course.gradebook)) as book:
-        assert book.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    with a_copy_of(made.course.gradebook) as book:
         names = book.execute(UNSCORED).fetchall()
     assert {name for (name,) in names} <= set(by_a_person)
 
