@@ -16,7 +16,6 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, NoReturn
