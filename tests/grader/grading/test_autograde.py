@@ -139,7 +139,9 @@ def test_results_are_read_back_as_written(course: Course, graded: dict[str, Resu
 
 
 def test_feedback_escapes_and_hides(course: Course, graded: dict[str, Result]) -> None:
-    pages = {path.parents[1].name: path.read_text() for path in feedback.write(course, LAB)}
+    paths, problems = feedback.write(course, LAB)
+    assert problems == []
+    pages = {path.parents[1].name: path.read_text() for path in paths}
     assert set(pages) == set(EXPECTED)
     for text in pages.values():
         assert "Content-Security-Policy" in text
@@ -248,7 +250,7 @@ def test_an_unsafe_folder_costs_only_its_own_student(
     assert "which cannot be a student's id: rename it" in refused.reason
     assert refused.reason.isascii()
     assert refused.reason.isprintable()
-    assert len(feedback.write(aside, LAB)) == 2
+    assert len(feedback.write(aside, LAB)[0]) == 2
     assert "1 of them invalid" in report.write(aside, LAB).read_text()
     assert autograde_of(aside, name).status is refused.status
     assert len(export.write(aside, export.read_scores(aside, LAB))) == 4

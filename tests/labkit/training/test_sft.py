@@ -23,7 +23,7 @@ def run(loaded, *, packing, steps=1, batch_size=9, **settings):
     examples = fitting_examples(loaded.tokenizer, CHATS, 100)
     config = TrainConfig(**({"steps": steps, "lr": 3e-3} | settings))
     sft = SftConfig(length=100, batch_size=batch_size, packing=packing)
-    model = copy.deepcopy(loaded.model)
+    model = copy.deepcopy(loaded.model).requires_grad_(True)
     return list(train_sft(model, examples, config, sft, pad_id=loaded.tokenizer.pad_id))
 
 
