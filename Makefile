@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SCALE ?= smoke
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help start setup test check lint types layers release unit notebooks stored walk vllm hostile labs lectures bench lock clean python
+.PHONY: help start setup test check lint types layers release unit notebooks stored walk vllm hostile faults labs lectures bench lock clean python
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,7 +41,12 @@ unit:
 		--ignore tests/grader/hostile
 
 hostile:  ## Grade the hostile and broken submissions on every tier there is
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/grader/hostile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/grader/hostile/test_hostile.py \
+		tests/grader/hostile/test_archives.py
+
+faults:  ## Kill graders anywhere, fill the disk, lock the gradebook: ten minutes, not in `make test` yet
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/grader/hostile/test_interrupted.py \
+		tests/grader/hostile/test_faults.py
 
 notebooks:  ## Execute every lecture and solved lab at SCALE (smoke, cpu or gpu)
 	$(BIN)/grader run --scale $(SCALE)

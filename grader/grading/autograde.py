@@ -142,5 +142,5 @@ def _chosen(course: Course, lab: str, students: list[str] | None) -> tuple[list[
     unknown = sorted(name for name in set(students or ()) if name not in present)
     if unknown:
         raise ValueError(f"no submission of {lab} by {', '.join(unknown)}")
-    chosen = sorted(students) if students else present
+    chosen = sorted(set(students)) if students else present
     return [n for n in chosen if is_safe_name(n)], [n for n in chosen if not is_safe_name(n)]

@@ -66,8 +66,9 @@ def restore(folder: Path, aside: Path) -> None:
 
 def _is_newer(folder: Path, moment_ns: int) -> bool:
     """Whether anything but the stamp was written since; no student can set this time."""
-    return any(
-        entry.stat(follow_symlinks=False).st_ctime_ns > moment_ns
-        for entry in os.scandir(folder)
-        if entry.name != TIMESTAMP
-    )
+    with os.scandir(folder) as entries:
+        return any(
+            entry.stat(follow_symlinks=False).st_ctime_ns > moment_ns
+            for entry in entries
+            if entry.name != TIMESTAMP
+        )

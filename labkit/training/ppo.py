@@ -1,6 +1,6 @@
 """PPO: a policy climbs a reward, held near a reference by a penalty in the reward itself."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 
@@ -140,23 +140,30 @@ def train_ppo(
         pad_id=pad_id,
         dtype=config.dtype,
     )
-
-    def rounds() -> Iterator[PpoRollouts]:
-        kl_coef = ppo.kl_coef
-        for some in prompts:
-            rollouts = sample(some, kl_coef=kl_coef)
-            yield with_advantages(rollouts, critic, ppo, config.dtype)
-            if ppo.target_kl is not None:
-                kl_coef = adapted_kl_coef(kl_coef, rollouts.kl_nats, ppo.target_kl)
-
     return policy_steps(
         ActorCritic(policy, critic),
-        rounds(),
+        _rounds(sample, prompts, critic, ppo, config.dtype),
         ppo_loss(ppo),
         config,
         epochs=ppo.epochs,
         minibatch_size=ppo.minibatch_size,
     )
+
+
+def _rounds(
+    sample: Callable[..., Rollouts],
+    prompts: Iterable[list[Tokens]],
+    critic: TokenScorer,
+    ppo: PpoConfig,
+    dtype: str,
+) -> Iterator[PpoRollouts]:
+    """Rollouts with advantages; the penalty of a round follows from the divergence of the last."""
+    kl_coef = ppo.kl_coef
+    for some in prompts:
+        rollouts = sample(some, kl_coef=kl_coef)
+        yield with_advantages(rollouts, critic, ppo, dtype)
+        if ppo.target_kl is not None:
+            kl_coef = adapted_kl_coef(kl_coef, rollouts.kl_nats, ppo.target_kl)
 
 
 @torch.no_grad()
