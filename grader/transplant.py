@@ -99,9 +99,18 @@ def find_submission(folder: Path, lab: str, release: Notebook) -> tuple[Path, li
 
 
 def _notebooks_below(folder: Path) -> Iterator[Path]:
-    """Notebooks in a folder and below; what cannot be opened is passed over."""
-    for parent, _, names in os.walk(folder):
-        yield from (Path(parent, name) for name in names if name.endswith(".ipynb"))
+    """Notebooks in a folder and below; what cannot be opened is passed over.
+
+    Raises:
+        InvalidNotebookError: Folders lie in each other deeper than `os.walk` can follow.
+    """
+    try:
+        for parent, _, names in os.walk(folder):
+            yield from (Path(parent, name) for name in names if name.endswith(".ipynb"))
+    except RecursionError:  # before Python 3.12
+        raise InvalidNotebookError(
+            "the submission's folders are nested too deep: hand in the notebook itself"
+        ) from None
 
 
 def _no_link(path: Path) -> Path:

@@ -14,13 +14,9 @@ OTTER = "otter-grader[grading]==7.0.0"
 def main():
     start.STAMPS.mkdir(exist_ok=True)
     try:
-        start.make_venv(VENV)
-        start.pip(OTTER, "setuptools", venv=VENV)
+        start.venv_beside(VENV, OTTER, "setuptools")
     except start.SetupError as error:
         sys.exit(f"otter_env: {error}")
-    [packages] = VENV.glob("lib/python*/site-packages")
-    course = start.VENV / packages.relative_to(VENV)
-    (packages / "course.pth").write_text(f"{course}\n{start.ROOT}\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""How much memory a process and its descendants hold, read often and cheaply."""
+"""What a process and its descendants use, read often and cheaply."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+STATE, TIMES = 0, slice(11, 15)
 
 
 def held_bytes(pid: int, limit_bytes: int) -> int:
@@ -22,6 +24,30 @@ def held_bytes(pid: int, limit_bytes: int) -> int:
     if held <= limit_bytes or len(family) == 1:
         return held
     return sum(_share_bytes(member) for member in family)
+
+
+def processor_s(pid: int) -> float:
+    """Processor time that a process, its descendants and those they waited for have used."""
+    ticks = 0
+    for member in _family(pid):
+        with suppress(OSError, IndexError):
+            ticks += sum(int(ticks) for ticks in _stat(f"/proc/{member}/stat")[TIMES])
+    return ticks / TICKS_A_SECOND
+
+
+def wants_processor(pid: int) -> bool:
+    """Whether a thread of a process or of a descendant runs, or would if it got a processor."""
+    for member in _family(pid):
+        with suppress(OSError, IndexError):
+            for thread in os.listdir(f"/proc/{member}/task"):
+                if _stat(f"/proc/{member}/task/{thread}/stat")[STATE] == "R":
+                    return True
+    return False
+
+
+def _stat(path: str) -> list[str]:
+    """The fields after the name, which may hold anything; the first is the state."""
+    return Path(path).read_text(errors="replace").rpartition(")")[2].split()
 
 
 def _family(pid: int) -> list[int]:

@@ -2,17 +2,17 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from grader.box.calls import Kept
 from grader.box.frames import WireError
+from grader.box.meter import Meter
 from grader.box.processes import held_bytes
 from grader.box.tier import Limits
 from grader.box.warm import Child
-from grader.box.wire import ClosedError
+from grader.box.wire import ClosedError, Left
 from grader.checks.outside import Outside
 
 WATCH_INTERVAL_S = 0.05
@@ -53,10 +53,11 @@ class Session:
         self._asked = 0
         self.tail = b""
         self._child, self._channel = child, child.channel
+        self._meter = Meter(child.pid)
         self._over = threading.Event()
         self._threads = [
             threading.Thread(target=target, daemon=True)
-            for target in (self._watch_memory, self._drain_output)
+            for target in (self._watch, self._drain_output)
         ]
         for thread in self._threads:
             thread.start()
@@ -69,11 +70,12 @@ class Session:
         """
 
         def exchange() -> dict[str, str]:
-            self._channel.send(job, self._limits.start_s)
-            message = self._channel.receive(self._limits.start_s)
+            left = self._meter.left
+            self._channel.send(job, left(self._limits.start_s))
+            message = self._channel.receive(left(self._limits.start_s))
             while message.get("event") != "loaded":
                 self._cell = str(message.get("id", ""))
-                message = self._channel.receive(self._limits.cell_s)
+                message = self._channel.receive(left(self._limits.cell_s))
             self._cell = ""
             return {str(key): str(text) for key, text in dict(message["errors"]).items()}
 
@@ -91,25 +93,25 @@ class Session:
         """
         self._asked += 1
         question = {"id": self._asked, "check": check, "symbol": symbol, "inputs": inputs}
-        until = time.monotonic() + limit_s
+        left = self._meter.left(limit_s)
 
         def exchange() -> dict[str, Any]:
             functions: list[Outside] = []
-            self._channel.send(question, limit_s, outside=functions)
-            answer = self._answer(Kept(functions), until)
+            self._channel.send(question, left, outside=functions)
+            answer = self._answer(Kept(functions), left)
             if answer.get("id") != self._asked or not isinstance(answer.get("error"), str):
                 raise WireError("an answer to another question")
             return answer
 
         return self._guarded(exchange, limit_s)
 
-    def _answer(self, kept: Kept, until: float) -> dict[str, Any]:
+    def _answer(self, kept: Kept, left: Left) -> dict[str, Any]:
         """The next message that is no call; those before it are replied to."""
         while True:
-            message = self._channel.receive(until - time.monotonic())
+            message = self._channel.receive(left)
             if message.get("event") != "call":
                 return message
-            self._channel.send(kept.reply(message), until - time.monotonic())
+            self._channel.send(kept.reply(message), left)
 
     def _guarded(self, exchange: Callable[[], Answer], limit_s: float) -> Answer:
         """Turn every way a box can end into BoxEnded with a sentence for the student."""
@@ -139,10 +141,16 @@ class Session:
             self._trouble = trouble
         self._child.kill()
 
-    def _watch_memory(self) -> None:
-        """Kill the box when its processes together hold more memory than allowed."""
+    @property
+    def spent_s(self) -> float:
+        """Seconds that the box has run, as `Meter` counts them."""
+        return self._meter.spent_s
+
+    def _watch(self) -> None:
+        """Count its time; kill it when its processes together hold more memory than allowed."""
         first, most = self._child.pid, self._limits.memory_bytes
         while not self._over.wait(WATCH_INTERVAL_S):
+            self._meter.read()
             if held_bytes(first, most) > most:
                 self._stop(Trouble.OOM)
                 return

@@ -34,7 +34,7 @@ INSTALL = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one submission may use."""
+    """What one submission may use; `Meter` counts the seconds."""
 
     memory_bytes: int
     wall_s: float

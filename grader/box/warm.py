@@ -116,8 +116,7 @@ def launch_container(
     """
     place = sockets / "control"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as waiting:
-        waiting.bind(str(place))
-        place.chmod(0o777)
+        _bind(waiting, place)
         waiting.listen(1)
         process = _started([*command, *_python(path, f"{seen_as}/control")], dict(os.environ), [])
         deadline = time.monotonic() + limit_s
@@ -128,6 +127,16 @@ def launch_container(
                 return Launched(process=process, control=control, removal=tuple(removal))
     process.kill()
     raise NoBoxError(last_line(process, "the container did not start"))
+
+
+def _bind(waiting: socket.socket, place: Path) -> None:
+    """Give a socket a path that may be longer than the 108 bytes of a socket's address."""
+    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        waiting.bind(f"/proc/self/fd/{folder}/{place.name}")
+    finally:
+        os.close(folder)
+    place.chmod(0o777)
 
 
 def _python(path: str, control: str) -> list[str]:

@@ -3,7 +3,8 @@
 import os
 import select
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from grader.box.frames import (
     HEADER,
@@ -17,6 +18,14 @@ from grader.box.frames import (
 from grader.checks.outside import Outside
 
 CHUNK_BYTES = 2**20
+Left: TypeAlias = Callable[[], float]
+"""Tells how many seconds are left; asked again and again."""
+
+
+def within(limit_s: float) -> Left:
+    """So many seconds from now on, by the clock."""
+    until = time.monotonic() + limit_s
+    return lambda: until - time.monotonic()
 
 
 class ClosedError(EOFError):
@@ -34,7 +43,7 @@ class Channel:
     def send(
         self,
         message: dict[str, Any],
-        limit_s: float | None = None,
+        left: Left | None = None,
         *,
         most_text: int = MAX_FRAME_BYTES,
         outside: list[Outside] | None = None,
@@ -47,9 +56,8 @@ class Channel:
             ClosedError: It is gone.
         """
         data = memoryview(encode(message, most_text=most_text, outside=outside))
-        deadline = _deadline(limit_s)
         while data:
-            _wait(self._write_fd, select.POLLOUT, deadline)
+            _wait(self._write_fd, select.POLLOUT, left)
             try:
                 data = data[os.write(self._write_fd, data[:CHUNK_BYTES]) :]
             except BlockingIOError:
@@ -59,7 +67,7 @@ class Channel:
 
     def receive(
         self,
-        limit_s: float | None = None,
+        left: Left | None = None,
         *,
         most_text: int = MAX_TEXT_BYTES,
         call: Call | None = None,
@@ -71,19 +79,18 @@ class Channel:
             TimeoutError: None came in time.
             ClosedError: The other side is gone.
         """
-        deadline = _deadline(limit_s)
-        total, text = HEADER.unpack(self._read(HEADER.size, deadline))
+        total, text = HEADER.unpack(self._read(HEADER.size, left))
         if total > MAX_FRAME_BYTES or text > total:
             raise WireError(f"a frame of {total} bytes is larger than {MAX_FRAME_BYTES}")
         if text > most_text:
             raise WireError(f"a frame with {text} bytes of JSON has more than {most_text}")
-        body = self._read(total, deadline)
+        body = self._read(total, left)
         return decode(body[:text], body[text:], call)
 
-    def _read(self, size: int, deadline: float | None) -> bytes:
+    def _read(self, size: int, left: Left | None) -> bytes:
         parts = bytearray()
         while len(parts) < size:
-            _wait(self._read_fd, select.POLLIN, deadline)
+            _wait(self._read_fd, select.POLLIN, left)
             try:
                 part = os.read(self._read_fd, min(CHUNK_BYTES, size - len(parts)))
             except BlockingIOError:
@@ -98,15 +105,12 @@ class Channel:
         os.close(self._write_fd)
 
 
-def _deadline(limit_s: float | None) -> float | None:
-    return None if limit_s is None else time.monotonic() + limit_s
-
-
-def _wait(fd: int, event: int, deadline: float | None) -> None:
-    left = None if deadline is None else deadline - time.monotonic()
-    if left is not None and left <= 0:
-        raise TimeoutError
+def _wait(fd: int, event: int, left: Left | None) -> None:
     waiting = select.poll()
     waiting.register(fd, event)
-    if not waiting.poll(None if left is None else 1_000 * left):
-        raise TimeoutError
+    while True:
+        seconds = None if left is None else left()
+        if seconds is not None and seconds <= 0:
+            raise TimeoutError
+        if waiting.poll(None if seconds is None else 1_000 * seconds):
+            return

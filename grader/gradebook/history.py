@@ -28,7 +28,8 @@ class Entry:
         number: From 1, counted for each student of a lab.
         time: When it was opened, UTC.
         reason: What the instructor gave.
-        before: The result that was replaced, with its versions; None if there was none.
+        before: The result that was replaced, with its versions; None if there was none, or none
+            that can be read.
         after: The new one; None while the entry is open.
         book_before: What the gradebook said, with manual scores and late penalty.
         book_after: What it said afterwards.
@@ -82,16 +83,22 @@ def _folder(course: Course, lab: str, student: str) -> Path:
 
 def _read(folder: Path) -> Entry:
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    before, after = folder / BEFORE, folder / AFTER
     return Entry(
         number=about["number"],
         time=about["time"],
         reason=about["reason"],
-        before=read_result(before) if before.exists() else None,
-        after=read_result(after) if after.exists() else None,
+        before=_result(folder / BEFORE),
+        after=_result(folder / AFTER),
         book_before=_standing(about.get("book_before")),
         book_after=_standing(about.get("book_after")),
     )
+
+
+def _result(path: Path) -> Result | None:
+    try:
+        return read_result(path)
+    except (FileNotFoundError, ValueError):  # what was there is kept, whatever it is
+        return None
 
 
 def _standing(fields: dict[str, Any] | None) -> Standing | None:

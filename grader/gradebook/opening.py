@@ -56,24 +56,32 @@ def _url(path: Path) -> str:
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
     """Turn what sqlite says about a gradebook's file into a sentence with the way out."""
-    from nbgrader.api import InvalidEntry, app_log
-    from sqlalchemy.exc import OperationalError
+    from nbgrader.api import app_log
+    from sqlalchemy.exc import DatabaseError
 
-    app_log.addFilter(_is_not_named_anyway)
+    rollbacks = _Rollbacks()
+    app_log.addFilter(rollbacks)
     try:
         yield
-    except (OperationalError, InvalidEntry) as error:
-        cause = error if isinstance(error, OperationalError) else error.__context__
+    except (DatabaseError, ValueError) as error:
+        cause = error if isinstance(error, DatabaseError) else rollbacks.last
         if named := _named(path, getattr(cause, "orig", None)):
             raise named from None
         raise
     finally:
-        app_log.removeFilter(_is_not_named_anyway)
+        app_log.removeFilter(rollbacks)
 
 
-def _is_not_named_anyway(record: logging.LogRecord) -> bool:
-    """nbgrader logs database errors with a trace before it raises them."""
-    return not record.getMessage().startswith("Rolling back session")
+class _Rollbacks(logging.Filter):
+    """Keeps database errors out of the log: nbgrader writes a trace, then raises another error."""
+
+    last: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.getMessage().startswith("Rolling back session"):
+            return True
+        self.last = record.exc_info[1] if record.exc_info else None
+        return False
 
 
 def _named(path: Path, error: BaseException | None) -> OSError | None:
@@ -91,6 +99,11 @@ def _named(path: Path, error: BaseException | None) -> OSError | None:
         return GradebookUnusableError(
             f"the gradebook {path} cannot be used ({error}): make it and its folder readable and "
             "writable, then run the command again"
+        )
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return GradebookUnusableError(
+            f"the gradebook {path} is damaged ({error}): put back a copy of it from before, then "
+            "run the command again"
         )
     return None
 
@@ -138,7 +151,7 @@ def ensure_assignment(course: Course, lab: str) -> None:
         if missing:
             wait_for_lock(gradebook)
     if missing:
-        with temporary_folder() as folder:
+        with named_errors(course.gradebook), temporary_folder() as folder:
             generate(course, lab, folder)
 
 

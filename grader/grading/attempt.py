@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from grader.box.boxes import Boxes
+from grader.box.meter import PATIENCE
 from grader.box.session import BoxEnded, Session, Trouble
 from grader.checks.core import Arrays, Check
 from grader.results import Status
@@ -31,7 +32,8 @@ class Attempt:
     def __init__(self, boxes: Boxes, cells: list[dict[str, str]]) -> None:
         self._boxes = boxes
         self._cells = cells
-        self._deadline = time.monotonic() + boxes.limits.wall_s
+        self._latest = time.monotonic() + PATIENCE * boxes.limits.wall_s
+        self._spent_s = 0.0
         self._box: Session | None = None
         self._failures: dict[str, Outcome] = {}
         self._crashed: set[str] = set()
@@ -40,6 +42,7 @@ class Attempt:
         """Kill the box that is running, if one is."""
         if self._box is not None:
             self._box.close()
+            self._spent_s += self._box.spent_s
         self._box = None
 
     def outcome(self, check: Check, seed: int) -> Outcome:
@@ -91,6 +94,7 @@ class Attempt:
                 errors = box.load(self._boxes.job(self._cells))
             except BoxEnded as ended:
                 box.close()
+                self._spent_s += box.spent_s
                 if not self._crashes_first_time(f"cell {ended.cell}", ended):
                     self._leave_out(ended)
             except BaseException:
@@ -116,9 +120,11 @@ class Attempt:
         )
 
     def _time_left(self) -> float:
-        left = self._deadline - time.monotonic()
+        """What the submission's boxes may still spend, as `Meter` counts it."""
+        limit = self._boxes.limits.wall_s
+        spent_s = self._spent_s + (self._box.spent_s if self._box is not None else 0.0)
+        left = min(limit - spent_s, self._latest - time.monotonic())
         if left <= 0:
-            limit = self._boxes.limits.wall_s
             raise BoxEnded(Trouble.TIMEOUT, f"the submission ran longer than {limit:g} s")
         return left
 

@@ -14,6 +14,7 @@ from grader.course import Course, is_safe_name
 from grader.gradebook.counting import grade_counted
 from grader.gradebook.opening import ensure_assignment, opened
 from grader.gradebook.writer import record, write_autograded
+from grader.grading.alone import alone
 from grader.grading.questions import Job, answer
 from grader.grading.submission import Grading, boxes_for
 from grader.policy import LabPolicy, load_policy
@@ -57,6 +58,7 @@ def autograde(
     Raises:
         ValueError: No such lab, not released, no such submission, or a policy that forbids this.
         NoSandboxError: No box of this tier can be started.
+        OtherGraderError: Another grader is grading this lab.
         UngradedError: At the end: the grader failed on a submission, all others are graded.
     """
     definition, release_path = load_lab(lab), course.release(lab)
@@ -67,9 +69,9 @@ def autograde(
         policy.refuse_below(tier)
     rules = policy.lab(lab) if policy else LabPolicy()
     chosen, unsafe = _chosen(course, lab, students)
-    ensure_assignment(course, lab)
     here = _here(course, definition, tier) if elsewhere is None else nullcontext(elsewhere)
-    with here as ask:
+    with alone(course, lab), here as ask:
+        ensure_assignment(course, lab)
         grading = Grading(course, definition, tier, ask, fresh=fresh)
         for name in unsafe:
             refused = grading.refuse(name)

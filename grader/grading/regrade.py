@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from grader.box.tier import Limits, Tier
 from grader.checks.core import load_lab
@@ -12,7 +13,7 @@ from grader.gradebook.writer import Standing, standing
 from grader.grading.autograde import autograde
 from grader.grading.cache import Cache, environment
 from grader.grading.submission import seed_key, versions
-from grader.results import CellResult, Result, Status, read_results
+from grader.results import CellResult, Result, Status, read_result
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,22 +64,27 @@ def outdated(course: Course, lab: str, tier: Tier = Tier.BUBBLEWRAP) -> list[str
     """Students whose results are not from today's checks, release, key and versions.
 
     A submission that ran out of time counts too: the cache does not keep it, since the machine
-    may have been the reason. INVALID ones were never run.
+    may have been the reason. So does one whose result cannot be read. INVALID ones were never run.
 
     Raises:
         ValueError: Nobody was graded yet.
     """
-    results = read_results(course.reports(lab) / "results")
-    if not results:
+    paths = sorted((course.reports(lab) / "results").glob("*.json"))
+    if not paths:
         raise ValueError(f"{lab} has no results yet: run `grader autograde {lab}` first")
     definition, release = load_lab(lab), course.release(lab)
     facts = (tier, Limits.of(definition), versions(), seed_key(course))
     cache = Cache(course.cache(lab), environment(lab, release, *facts))
-    return [
-        result.student
-        for result in results
-        if result.status is not Status.INVALID and cache.get(result.sha256) is None
-    ]
+    present = course.students(lab)
+    return [path.stem for path in paths if _is_outdated(path, cache) and path.stem in present]
+
+
+def _is_outdated(path: Path, cache: Cache) -> bool:
+    try:
+        result = read_result(path)
+    except (ValueError, OSError):
+        return True
+    return result.status is not Status.INVALID and cache.get(result.sha256) is None
 
 
 def changes(before: Result | None, after: Result) -> list[Change]:

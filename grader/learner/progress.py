@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import grader
+import labkit
 from grader.course import Course
 from grader.learner.selfcheck import Exercise, check, own_notebook, strongest_boxes
+from grader.manual import is_manual
 from grader.notebooks import Notebook, grade_id, is_solution, nbgrader, source, tags
 from grader.results import Status
 from labkit.runtime.cache import atomic_path
 
 MINUTES = re.compile(r"^\*.*?(\d+) minutes\*$", re.MULTILINE)
-CODE = Path(grader.__file__).parent
+CODE, REFERENCE = Path(grader.__file__).parent, Path(labkit.__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,17 +85,23 @@ def _progress(course: Course, lab: str) -> LabProgress:
 
 
 def minutes_of(notebook: Notebook) -> dict[str, int]:
-    """Minutes by exercise, from the header above each solution cell: the one place they stand."""
+    """Minutes by exercise, from the header above its solution cell: the one place they stand.
+
+    Where a written answer and then code lie below one header, the code has them.
+    """
     found: dict[str, int] = {}
     above: int | None = None
+    written = ""
     for cell in notebook["cells"]:
         if not isinstance(cell, dict):
             continue
         if cell.get("cell_type") == "markdown" and (match := MINUTES.search(source(cell))):
-            above = int(match[1])
+            above, written = int(match[1]), ""
         elif is_solution(cell) and above is not None:
+            found.pop(written, None)
             found[grade_id(cell)] = above
-            above = None
+            written = grade_id(cell)
+            above = above if is_manual(cell) else None
     return found
 
 
@@ -123,12 +131,13 @@ def _kept(course: Course, lab: str) -> Path:
 
 
 def _key(lab: str, notebook: Notebook) -> str:
-    """Hash of the notebook's code and of the checks' own; outputs and prose do not count."""
+    """Hash of the notebook's code, the checks' and labkit's; outputs and prose do not count."""
     digest = hashlib.sha256()
     for cell in notebook["cells"]:
         if isinstance(cell, dict) and cell.get("cell_type") == "code":
             text = json.dumps([nbgrader(cell), tags(cell), source(cell)], sort_keys=True)
             digest.update(text.encode() + b"\n")
-    for path in sorted((*CODE.glob("checks/*.py"), *CODE.glob(f"labs/{lab}/*.*"))):
+    code = (*CODE.glob("checks/*.py"), *CODE.glob(f"labs/{lab}/*.*"), *REFERENCE.rglob("*.py"))
+    for path in sorted(code):
         digest.update(path.read_bytes())
     return digest.hexdigest()

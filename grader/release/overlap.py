@@ -18,8 +18,12 @@ LONG_RUN = 24
 FEWEST_NAMES = 3
 TOKEN = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|\w+|->|\*\*|//|[-+*/%@&|^=<>!:]=|<<|>>|[^\w\s]")
 NOT_COUNTED = frozenset("`#")
-# The one idiom of eight tokens that answers and released cells all share: no run goes across it.
-IDIOM = re.compile(r"\bwith\s+torch\s*\.\s*no_grad\s*\(\s*\)\s*:")
+# Idioms of eight tokens and more that answers and released cells share: no run goes across them.
+IDIOM = re.compile(
+    r"\bwith\s+torch\s*\.\s*no_grad\s*\(\s*\)\s*:"
+    r"|\(\s*torch\s*\.\s*autograd\s*\.\s*Function\s*\)\s*:"
+    r"|@\s*staticmethod\s+def\s+(?:forward|backward)\s*\(\s*ctx\b"
+)
 LAYOUT = frozenset(
     {
         tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,

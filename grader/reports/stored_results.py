@@ -99,7 +99,7 @@ def _taken(path: Path) -> dict[str, tuple[bool, str]]:
     return {
         str(one["student"] or one["source"]): (
             one["state"] != "refused",
-            "; ".join(refusal["why"] for refusal in one["refused"]),
+            "; ".join(filter(None, (one["why"], *(part["why"] for part in one["refused"])))),
         )
         for one in json.loads(path.read_text(encoding="utf-8"))["submissions"]
     }

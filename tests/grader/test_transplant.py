@@ -3,7 +3,10 @@
 import copy
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -184,6 +187,17 @@ def test_folders_deeper_than_a_path_may_be_long_are_passed_over(
     os.close(os.open("x.ipynb", os.O_CREAT | os.O_WRONLY, dir_fd=inside))
     os.close(inside)
     assert find_submission(tmp_path / LAB, LAB, release)[0].name == "mine.ipynb"
+
+
+def test_folders_deeper_than_python_can_follow_are_a_sentence_or_passed_over(
+    tmp_path: Path, release: Notebook, mine: Notebook
+) -> None:
+    write_notebook(tmp_path / LAB / "mine.ipynb", mine)
+    subprocess.run(["mkdir", "-p", str(tmp_path / LAB / "/".join("d" * 1200))], check=True)
+    refused = pytest.raises(InvalidNotebookError, match="nested too deep")
+    with refused if sys.version_info < (3, 12) else nullcontext():
+        assert find_submission(tmp_path / LAB, LAB, release)[0].name == "mine.ipynb"
+    subprocess.run(["rm", "-rf", str(tmp_path / LAB)], check=True)
 
 
 def test_a_check_cell_with_an_answers_name_takes_no_answers_place(

@@ -13,7 +13,7 @@ import torch
 from grader.box import calls
 from grader.box.calls import Caller, Kept
 from grader.box.frames import MAX_FRAME_BYTES, WireError
-from grader.box.wire import Channel, ClosedError
+from grader.box.wire import Channel, ClosedError, within
 from grader.checks.outside import Outside
 
 
@@ -67,7 +67,7 @@ class Grader(threading.Thread):
     def run(self) -> None:
         try:
             while True:
-                self.channel.send(self.kept.reply(self.channel.receive(10.0)))
+                self.channel.send(self.kept.reply(self.channel.receive(within(10.0))))
         except ClosedError:
             pass
 
@@ -135,16 +135,16 @@ def test_an_answer_waits_for_the_reply_to_a_call_that_was_made() -> None:
 
     server = threading.Thread(target=serve, daemon=True)
     server.start()
-    message = outside.receive(10.0)
+    message = outside.receive(within(10.0))
     with_call.set()
     with pytest.raises(TimeoutError):
-        outside.receive(0.05)
+        outside.receive(within(0.05))
     outside.send(Kept(KEPT).reply(message))
-    assert outside.receive(10.0) == {"event": "answer"}
+    assert outside.receive(within(10.0)) == {"event": "answer"}
     server.join()
     thread.join()
     assert results == [8]
     outside.send({"event": "question"})
-    assert inside.receive(10.0, most_text=MAX_FRAME_BYTES) == {"event": "question"}
+    assert inside.receive(within(10.0), most_text=MAX_FRAME_BYTES) == {"event": "question"}
     inside.close()
     outside.close()

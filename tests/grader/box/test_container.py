@@ -1,6 +1,7 @@
 """A box in a container: what it reaches, and that nothing of it stays."""
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,15 @@ def lora_delta(*arguments, **options):
 
 
 @pytest.fixture(scope="module")
-def boxes() -> Iterator[Boxes]:
-    try:
-        with Boxes(LAB, Tier.CONTAINER) as made:
-            yield made
-    except NoSandboxError as error:
-        pytest.skip(str(error))
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boxes]:
+    """In a temporary folder whose path no socket's address could hold."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("long" * 30)))
+        try:
+            with Boxes(LAB, Tier.CONTAINER) as made:
+                yield made
+        except NoSandboxError as error:
+            pytest.skip(str(error))
 
 
 def answer(boxes: Boxes, source: str, limit_s: float = 10.0) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from grader.box.frames import HEADER, MAX_TEXT_BYTES, WireError, encode
-from grader.box.wire import Channel, ClosedError
+from grader.box.wire import Channel, ClosedError, within
 
 
 class Pipes:
@@ -36,21 +36,21 @@ def pipes() -> Iterator[Pipes]:
 
 def test_a_message_arrives_whole(pipes: Pipes) -> None:
     os.write(pipes.writes, encode({"a": np.arange(3)}) + encode({"b": 2}))
-    assert pipes.channel.receive(1.0)["a"].tolist() == [0, 1, 2]
-    assert pipes.channel.receive(1.0) == {"b": 2}
-    pipes.channel.send({"c": "é"}, 1.0)
+    assert pipes.channel.receive(within(1.0))["a"].tolist() == [0, 1, 2]
+    assert pipes.channel.receive(within(1.0)) == {"b": 2}
+    pipes.channel.send({"c": "é"}, within(1.0))
     assert os.read(pipes.reads, 2**16) == encode({"c": "é"})
 
 
 def test_a_huge_frame_is_refused_before_it_is_read(pipes: Pipes) -> None:
     os.write(pipes.writes, HEADER.pack(2**40, 10))
     with pytest.raises(WireError, match="larger than"):
-        pipes.channel.receive(1.0)
+        pipes.channel.receive(within(1.0))
     with pytest.raises(TimeoutError):
-        pipes.channel.receive(0.05)
+        pipes.channel.receive(within(0.05))
     os.close(pipes.writes)
     with pytest.raises(ClosedError):
-        pipes.channel.receive(1.0)
+        pipes.channel.receive(within(1.0))
 
 
 def test_more_text_than_can_be_parsed_in_a_moment_is_refused_before_it_is_read(
@@ -58,15 +58,15 @@ def test_more_text_than_can_be_parsed_in_a_moment_is_refused_before_it_is_read(
 ) -> None:
     os.write(pipes.writes, HEADER.pack(MAX_TEXT_BYTES + 1, MAX_TEXT_BYTES + 1))
     with pytest.raises(WireError, match="bytes of JSON has more than"):
-        pipes.channel.receive(1.0)
+        pipes.channel.receive(within(1.0))
     os.write(pipes.writes, encode({"a": 1}))
     with pytest.raises(WireError, match="bytes of JSON has more than 3"):
-        pipes.channel.receive(1.0, most_text=3)
+        pipes.channel.receive(within(1.0), most_text=3)
 
 
 def test_nothing_is_sent_of_what_cannot_be_encoded(pipes: Pipes) -> None:
     with pytest.raises(WireError):
-        pipes.channel.send({"a": "x" * 100}, 1.0, most_text=100)
+        pipes.channel.send({"a": "x" * 100}, within(1.0), most_text=100)
     os.set_blocking(pipes.reads, False)
     with pytest.raises(BlockingIOError):
         os.read(pipes.reads, 1)
@@ -74,7 +74,7 @@ def test_nothing_is_sent_of_what_cannot_be_encoded(pipes: Pipes) -> None:
 
 def test_nobody_reads(pipes: Pipes) -> None:
     with pytest.raises(TimeoutError):
-        pipes.channel.send({"a": np.zeros(2**20)}, 0.05)
+        pipes.channel.send({"a": np.zeros(2**20)}, within(0.05))
     os.close(pipes.reads)
     with pytest.raises(ClosedError):
-        pipes.channel.send({"a": 1}, 1.0)
+        pipes.channel.send({"a": 1}, within(1.0))

@@ -77,6 +77,16 @@ def test_one_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
         pass
 
 
+def test_one_that_is_no_gradebook_is_one_sentence_and_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "gradebook.db").write_bytes(b"a letter to the examiner " * 100)
+    with (
+        pytest.raises(GradebookUnusableError, match=r"gradebook.db is damaged \(file is not a"),
+        opened(Course(root=tmp_path)),
+    ):
+        pass
+    assert (tmp_path / "gradebook.db").read_bytes().startswith(b"a letter")
+
+
 def enrol_thousands(course: Course) -> None:
     from sqlalchemy import text
 

@@ -22,6 +22,7 @@ class Box:
 
     def __init__(self, endings: list[BoxEnded]) -> None:
         self._endings = endings
+        self.spent_s = 0.0
 
     def load(self, job: object) -> dict[str, str]:
         return {}

@@ -18,6 +18,7 @@ class Box:
 
     def __init__(self, error: str) -> None:
         self._error = error
+        self.spent_s = 0.0
 
     def load(self, job: object) -> dict[str, str]:
         return {}

@@ -169,6 +169,18 @@ def test_all_changed_are_those_from_other_checks(graded: Course, asked: Grader) 
     assert outdated(graded, LAB) == ["ada"]
 
 
+def test_a_result_that_cannot_be_read_is_made_anew_and_kept_as_it_was(
+    graded: Course, asked: Grader
+) -> None:
+    graded.result(LAB, "ada").write_text("{")
+    graded.result(LAB, "zoe").write_text("{")  # who has submitted nothing
+    assert outdated(graded, LAB) == ["ada"]
+    [entry] = regrade(graded, LAB, ["ada"], reason="")
+    assert (entry.before, entry.after) == (None, read_result(graded.result(LAB, "ada")))
+    kept = graded.reports(LAB) / "history" / "ada" / "0001" / "before.json"
+    assert kept.read_text() == "{"
+
+
 def command(course: Course, *arguments: str) -> int:
     return main(["--root", str(course.root), "regrade", LAB, *arguments])
 

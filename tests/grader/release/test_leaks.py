@@ -10,7 +10,7 @@ from grader.course import Course
 from grader.notebooks import Notebook, grade_id, read_notebook, source
 from grader.release.generate import all_answers
 from grader.release.leaks import answers_of, hidden_lines, is_nearly_a_marker, scan
-from grader.release.overlap import Answers, tokens
+from grader.release.overlap import Answer, Answers, tokens
 
 LAB = "lab03_lora"
 FILES = ("envelope.json",)
@@ -172,6 +172,15 @@ def test_seven_tokens_are_no_run_and_idioms_are_nobodys(pair: Pair) -> None:
     assert len(pair.leaks()) == 1
     cell["source"] = "with torch.no_grad():\n    pass"
     assert pair.leaks() == []
+
+
+def test_the_frame_of_an_autograd_function_is_nobodys() -> None:
+    frame = "class {}(torch.autograd.Function):\n    @staticmethod\n    def {}(ctx, {}): {}"
+    answers = Answers(
+        [Answer(lab=LAB, cell="one", text=frame.format("A", "forward", "x", "a + b"))]
+    )
+    assert answers.repeated_in(frame.format("B", "forward", "y", "c"), lab=LAB) == ""
+    assert answers.repeated_in(frame.format("A", "forward", "x", "a + b"), lab=LAB, length=7) != ""
 
 
 def test_a_run_of_another_labs_solution(pair: Pair) -> None:

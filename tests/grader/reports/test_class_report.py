@@ -108,8 +108,8 @@ def test_it_is_written_whole_with_what_collecting_refused(tmp_path: Path) -> Non
     write_result(course.result(LAB, "ada"), submission("ada", *attempt("delta")))
     folder = course.reports(LAB) / "collected"
     folder.mkdir()
-    refused = {"student": "", "source": "bob.zip", "state": "refused"}
-    refused |= {"refused": [{"path": "", "why": "it is encrypted"}]}
+    refused = {"student": "", "source": "bob.zip", "state": "refused", "refused": []}
+    refused |= {"why": "it is encrypted"}
     (folder / "2026-01.json").write_text(json.dumps({"submissions": [refused]}))
     html = write(course, LAB).read_text(encoding="utf-8")
     assert rows(section(html, "Refused when collecting")) == [["bob.zip", "it is encrypted"]]

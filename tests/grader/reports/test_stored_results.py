@@ -107,16 +107,21 @@ def test_results_come_in_the_students_order(course: Course) -> None:
 def test_what_collecting_refused_and_has_not_taken_since(course: Course) -> None:
     folder = course.reports(LAB) / "collected"
     folder.mkdir()
-    refusal = {"refused": [{"path": "", "why": "it is encrypted"}], "state": "refused"}
+    part = {"path": "x.exe", "why": "it is a program"}
+    refusal = {"state": "refused", "why": "it is encrypted", "refused": []}
     early = [
         refusal | {"student": "ada", "source": "ada.zip"},
         refusal | {"student": "", "source": "bob.zip"},
+        refusal | {"student": "cem", "source": "c.zip", "refused": [part]},
     ]
-    late = [{"student": "ada", "source": "ada.zip", "state": "collected", "refused": []}]
+    late = [{"student": "ada", "source": "a.zip", "state": "collected", "why": "", "refused": []}]
     for name, submissions in (("2026-01", early), ("2026-02", late)):
         (folder / f"{name}.json").write_text(json.dumps({"submissions": submissions}))
-    assert read_refusals(course, LAB) == [("bob.zip", "it is encrypted")]
+    assert read_refusals(course, LAB) == [
+        ("bob.zip", "it is encrypted"),
+        ("cem", "it is encrypted; it is a program"),
+    ]
     for name, content in (("x", "{"), ("y", '{"submissions": [{}]}'), ("z", "[]")):
         (folder / f"{name}.json").write_text(content)
     names = [name for name, _ in read_refusals(course, LAB)]
-    assert names == ["bob.zip", "x.json", "y.json", "z.json"]
+    assert names == ["bob.zip", "cem", "x.json", "y.json", "z.json"]

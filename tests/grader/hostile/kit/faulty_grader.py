@@ -113,7 +113,8 @@ def _run(order: dict[str, Any]) -> NoReturn:
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["root"])
-    tempfile.tempdir = None  # the folder for temporary files is asked for anew
+    tempfile.tempdir = None
+    tempfile.gettempdir()  # asked for anew: Python tries the folder out by a file of its own
     fd = os.open(order["printed"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
@@ -139,19 +140,29 @@ def _answer(found: dict[str, Any]) -> None:
 
 def serve() -> None:
     """Answer each order with how its run ended, or that it stopped; then with what it left."""
-    running = 0
+    stopped = 0
     for line in sys.stdin:
         order = json.loads(line)
         if "root" in order:
+            _end(stopped)
             running = os.fork() or _run(order)
         else:
+            running = stopped
             os.kill(running, getattr(signal, order["signal"]))
         status = _ended(running, order)
-        if os.WIFSTOPPED(status):
+        stopped = running if os.WIFSTOPPED(status) else 0
+        if stopped:
             found: dict[str, Any] = {"stopped": True}
         else:
             found = {"code": os.waitstatus_to_exitcode(status), "left": left_running()}
         _answer(found)
+
+
+def _end(stopped: int) -> None:
+    """Kill a run that stopped and that nobody told to go on: a test that failed leaves it."""
+    if stopped:
+        os.kill(stopped, signal.SIGKILL)
+        os.waitpid(stopped, 0)
 
 
 def _ended(pid: int, order: dict[str, Any]) -> int:

@@ -4,6 +4,7 @@ Runs `grader ARGUMENTS…`, then writes to REPORT, as JSON, what it left: how mu
 most and which processes still run. Everything it started and lost sight of becomes its child.
 """
 
+import contextlib
 import json
 import resource
 import sys
@@ -16,9 +17,9 @@ import psutil
 from grader.box import linux
 from grader.cli.main import main
 
-QUESTION_S, CELL_S, SUBMISSION_S = 1.5, 3.0, 15.0
-MEMORY_BYTES = 2**30
-GONE_WITHIN_S = 3.0
+QUESTION_S, CELL_S, SUBMISSION_S = 2.0, 3.0, 15.0
+MEMORY_BYTES = 3 * 2**28
+GONE_WITHIN_S = 10.0
 
 
 def small_limits() -> None:
@@ -41,12 +42,19 @@ def left_running() -> list[str]:
     until = time.monotonic() + GONE_WITHIN_S
     while children := psutil.Process().children(recursive=True):
         if time.monotonic() > until:
-            return [" ".join(child.cmdline()) or child.name() for child in children]
+            return [name for child in children if (name := _called(child))]
         for child in children:
-            if child.status() == psutil.STATUS_ZOMBIE:
-                child.wait()
+            with contextlib.suppress(psutil.NoSuchProcess):  # another than this one has ended it
+                if child.status() == psutil.STATUS_ZOMBIE:
+                    child.wait()
         time.sleep(0.05)
     return []
+
+
+def _called(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline()) or process.name()
+    return ""
 
 
 def peak_bytes() -> int:

@@ -1,6 +1,6 @@
 # expect: WRONG 0
 # base: release
-# cell any: WRONG|TIMEOUT
+# cell any: WRONG|TIMEOUT|OOM
 # note: agrees with whatever it is compared with and is called, indexed and converted at will
 
 # %% lora_delta
