@@ -1,28 +1,32 @@
-"""`labkit train`: LoRA, QLoRA or full tuning on questions and answers."""
+"""`labkit train`: tuning on questions and answers, by any method whose result has a file."""
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from labkit.cli import options, train_options
+from labkit.cli import options, spreading, train_options
 from labkit.cli.steps import show_steps
 from labkit.cli.train_options import DEFAULT_LR
 
 if TYPE_CHECKING:
     from labkit.data.batch import Example
+    from labkit.data.loader import DataLoader
     from labkit.model.tokenizer import Tokenizer
     from labkit.model.zoo import Loaded
     from labkit.training.config import TrainConfig
-    from labkit.tuning.lora import LoraConfig
+    from labkit.training.loop import StepRecord
 
-SUMMARY = "Tune a model on questions and answers, with LoRA, QLoRA or all weights."
+SUMMARY = "Tune a model on questions and answers: LoRA and other methods, or all weights."
 EXAMPLES = """\
 examples:
   labkit train smollm2-135m --out adapters/pydoc --steps 60
   labkit train smollm2-135m --method qlora --data alpaca.json --track --out adapters/alpaca
+  labkit train smollm2-135m --method ia3 --steps 200 --out adapters/ia3
   labkit train mini --method full --lr 1e-4 --out models/mini-pydoc
+  labkit train mini --method full --strategy zero2 --nproc 2 --checkpoint run --out models/mine
   labkit train --config run.toml --steps 200
 
 a file given as --config sets options by their names with underscores (model = "mini",
@@ -43,15 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--targets", help="layers, by comma, or all-linear (default)")
     add("--rslora", action="store_true", help="scale by alpha / sqrt(rank)")
     add("--steps", type=int, help="default 60")
-    add("--lr", type=float, help="peak rate (default 1e-3; 1e-4 for full)")
+    add("--lr", type=float, help="peak rate (default: usual for the method)")
     add("--warmup", type=int, help="steps (default a tenth)")
     add("--min-lr-ratio", type=float, help="of the last step to the peak rate (default 0.1)")
     add("--weight-decay", type=float, help="of matrices (default 0)")
     add("--clip-norm", type=float, help="largest global gradient norm (default 1)")
-    add("--batch-size", type=int, help="packed rows a micro-batch (default 2)")
+    add("--batch-size", type=int, help="rows a micro-batch, packed if the method can (default 2)")
     add("--accumulation", type=int, help="micro-batches a step (default 1)")
     add("--length", type=int, help="tokens a packed row (default 256)")
     add("--seed", type=int, help="default 0")
+    spreading.add_arguments(parser)
+    add("--checkpoint", type=Path, help="folder for the run's checkpoint (default: none is kept)")
+    add("--checkpoint-every", type=int, help="steps (default: one checkpoint, at the end)")
+    add("--resume", action="store_true", help="go on from the checkpoint, under any strategy")
     add("--log-every", type=int, help="steps between rows (default 10)")
     add("--track", action="store_true", help="log to MLflow (mlruns.db here)")
     add("--run-name", help="in MLflow (default: the method and the model)")
@@ -62,49 +70,76 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Tune, then write the adapter (or the whole model) at once."""
     args = train_options.resolve(args)
+    if args.strategy != "none":
+        args.device = "cpu"
     options.check_out(args)
-    config, lora_config = _train_config(args), _lora_config(args)
+    config, settings = _train_config(args), _settings(args)
     chats = _chats(args.data)
     loaded = options.load_model(args, dtype=_weights_dtype(args))
     examples = _examples(loaded.tokenizer, chats, min(args.length, loaded.config.max_length))
-    _prepare(loaded, args, lora_config)
-    _tune(loaded, examples, args, config, lora_config)
+    batches = _batches(loaded, examples, args)
+    _write(loaded, _records(loaded, batches, args, config, settings), args, config, settings)
 
 
-def _tune(
+def _records(
     loaded: "Loaded",
-    examples: "list[Example]",
+    batches: "DataLoader",
     args: argparse.Namespace,
     config: "TrainConfig",
-    lora_config: "LoraConfig",
+    settings: Any,
+) -> "Iterator[StepRecord]":
+    """Put the method on the model and train, in this process or in several."""
+    from labkit.runtime.seeding import generator
+    from labkit.training import tune
+
+    kept = {"checkpoint_dir": args.checkpoint, "resume": args.resume}
+    if args.strategy == "none":
+        return tune.tune(loaded.model, args.method, batches, config, settings=settings, **kept)
+    tune.method(args.method).put(loaded.model, settings, generator(args.seed))
+    return spreading.trainer(args.strategy, args.nproc)(loaded.model, batches, config, **kept)
+
+
+def _write(
+    loaded: "Loaded",
+    records: "Iterator[StepRecord]",
+    args: argparse.Namespace,
+    config: "TrainConfig",
+    settings: Any,
 ) -> None:
-    from labkit.data.loader import DataLoader
+    """Take the steps, then write what they made."""
     from labkit.model import huggingface
     from labkit.runtime.cache import atomic_path
-    from labkit.training.loop import train
     from labkit.training.tracking import tracked
     from labkit.tuning import adapter_files
 
-    batches = DataLoader(
-        examples=examples,
-        length=min(args.length, loaded.config.max_length),
-        pad_id=loaded.tokenizer.pad_id,
-        batch_size=args.batch_size,
-        seed=args.seed,
-    )
-    records = train(loaded.model, batches, config)
     if args.track:
         name = args.run_name or f"{args.method} {args.model}"
-        tuning = {} if args.method == "full" else asdict(lora_config)
-        params = {"model": args.model, "method": args.method, **asdict(config), **tuning}
+        tuning = {} if settings is None else asdict(settings)
+        spread = {"strategy": args.strategy, "nproc": args.nproc}
+        said = {"model": args.model, "method": args.method, **spread}
+        params = {**said, **asdict(config), **tuning}
         records = tracked(records, run_name=name, params=params)
     show_steps(records, total=args.steps, log_every=args.log_every, as_json=args.json)
     with atomic_path(args.out) as folder:
         if args.method == "full":
             huggingface.save_folder(loaded.model, loaded.tokenizer, folder)
         else:
-            adapter_files.save(loaded.model, folder, lora_config, args.model)
+            stored = settings.lora if args.method == "qlora" else settings
+            adapter_files.save(loaded.model, folder, stored, args.model)
     print(f"wrote {args.out}", file=sys.stderr)
+
+
+def _batches(loaded: "Loaded", examples: "list[Example]", args: argparse.Namespace) -> "DataLoader":
+    from labkit.data.loader import DataLoader
+    from labkit.training.tune import method
+
+    return DataLoader(
+        examples=examples,
+        length=min(args.length, loaded.config.max_length) if method(args.method).packs else None,
+        pad_id=loaded.tokenizer.pad_id,
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
 
 
 def _train_config(args: argparse.Namespace) -> "TrainConfig":
@@ -125,6 +160,7 @@ def _train_config(args: argparse.Namespace) -> "TrainConfig":
         accumulation=args.accumulation,
         dtype="bfloat16" if autocast else "float32",
         seed=args.seed,
+        checkpoint_every=args.checkpoint_every,
     )
 
 
@@ -132,36 +168,25 @@ def _weights_dtype(args: argparse.Namespace) -> str:
     return "float32" if args.method == "full" else str(args.dtype)
 
 
-def _lora_config(args: argparse.Namespace) -> "LoraConfig":
+def _settings(args: argparse.Namespace) -> Any:
+    """The method's options: its usual ones, LoRA's as the command says."""
+    from labkit.training.tune import method
     from labkit.tuning.lora import LoraConfig
+    from labkit.tuning.qlora import QloraConfig
     from labkit.tuning.targets import ALL_LINEAR
 
+    if args.method not in train_options.TAKES_LORA:
+        return method(args.method).settings(args.steps)
     targets = args.targets if args.targets == ALL_LINEAR else tuple(args.targets.split(","))
-    return LoraConfig(
+    config = LoraConfig(
         rank=args.rank,
         alpha=2.0 * args.rank if args.alpha is None else args.alpha,
         dropout=args.dropout,
         target_modules=targets,
         use_rslora=args.rslora,
+        use_dora=args.method == "dora",
     )
-
-
-def _prepare(loaded: "Loaded", args: argparse.Namespace, config: "LoraConfig") -> None:
-    """Put the method on the model."""
-    import torch
-
-    from labkit.runtime.seeding import generator
-    from labkit.tuning import lora, qlora
-
-    if args.method == "full":
-        loaded.model.requires_grad_(True)
-        return
-    source = generator(args.seed)
-    if args.method == "lora":
-        lora.apply(loaded.model, config, generator=source, dtype=torch.float32)
-    else:
-        packed = qlora.QloraConfig(lora=config)
-        qlora.apply(loaded.model, packed, generator=source, dtype=torch.float32)
+    return QloraConfig(lora=config) if args.method == "qlora" else config
 
 
 def _chats(data: str) -> list[list[dict[str, str]]]:

@@ -7,7 +7,22 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-DEFAULT_LR = {"lora": 1e-3, "qlora": 1e-3, "full": 1e-4}
+from labkit.cli import spreading
+
+DEFAULT_LR = {
+    "full": 1e-4,
+    "lora": 1e-3,
+    "qlora": 1e-3,
+    "dora": 1e-3,
+    "adalora": 3e-3,
+    "ia3": 1e-2,
+    "prompt": 3e-2,
+    "p-tuning": 1e-3,
+    "p-tuning-v2": 3e-2,
+    "prefix": 1e-3,
+}
+OF_LORA = ("rank", "alpha", "dropout", "targets", "rslora")
+TAKES_LORA = ("lora", "qlora", "dora")
 _WORDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a string",
     Path: "a string",
@@ -40,6 +55,11 @@ class TrainOptions:
     accumulation: int = 1
     length: int = 256
     seed: int = 0
+    strategy: str = "none"
+    nproc: int = 1
+    checkpoint: Path | None = None
+    checkpoint_every: int = 0
+    resume: bool = False
     log_every: int = 10
     track: bool = False
     run_name: str | None = None
@@ -49,8 +69,33 @@ class TrainOptions:
         if self.method not in DEFAULT_LR:
             known = ", ".join(map(repr, sorted(DEFAULT_LR)))
             raise ValueError(f"method={self.method!r} is unknown: use one of {known}")
+        self._check_lora()
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
+        spreading.check(self.strategy, self.nproc, self.device)
+        if self.strategy in ("tp", "pp") and self.method != "full":
+            raise ValueError(
+                f"strategy={self.strategy!r} splits the matrices that method={self.method!r} keeps "
+                "whole: use method full, or another strategy"
+            )
+        if self.strategy != "none" and self.method == "adalora":
+            raise ValueError(
+                f"method='adalora' reallocates ranks after each step, which "
+                f"strategy={self.strategy!r} does not: use strategy none"
+            )
+        if self.checkpoint is None and (self.resume or self.checkpoint_every):
+            raise ValueError("resume and checkpoint_every need checkpoint, the folder they use")
+
+    def _check_lora(self) -> None:
+        """Options of LoRA go with methods that are LoRA."""
+        if self.method in TAKES_LORA:
+            return
+        usual = {field.name: field.default for field in fields(self)}
+        if given := [name for name in OF_LORA if getattr(self, name) != usual[name]]:
+            raise ValueError(
+                f"{given[0]}={getattr(self, given[0])!r} is an option of LoRA, and "
+                f"method={self.method!r} takes none: leave it out, or use {', '.join(TAKES_LORA)}"
+            )
 
 
 FIELDS = {field.name: field for field in fields(TrainOptions)}

@@ -38,6 +38,22 @@ def encode_chat(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> ChatEx
     return ChatExample(tuple(ids), tuple(labels))
 
 
+def only_last_turn(example: ChatExample) -> ChatExample:
+    """The same tokens with labels on the last assistant turn alone.
+
+    Raises:
+        ValueError: nothing is learnt in the example.
+    """
+    learnt = [i for i, label in enumerate(example.labels) if label != IGNORE_INDEX]
+    if not learnt:
+        raise ValueError("the example has no label: there is no last turn to keep")
+    start = learnt[-1]
+    while start > 0 and example.labels[start - 1] != IGNORE_INDEX:
+        start -= 1
+    labels = [IGNORE_INDEX] * start + list(example.labels[start:])
+    return ChatExample(example.ids, tuple(labels))
+
+
 def chat_segments(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> list[tuple[str, bool]]:
     """The rendered conversation in pieces, each with whether it is learnt."""
     _check(messages)

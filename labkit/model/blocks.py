@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from labkit.model.cache import KVCache
+from labkit.model.cache import AttentionCache
 from labkit.model.config import ModelConfig
 from labkit.model.layers import Attention, Rope, SwiGLU, build_norm
 from labkit.model.moe import MixtureOfExperts
@@ -24,7 +24,7 @@ class Block(nn.Module):
         x: Float[Tensor, "B T D"],
         rope: Rope,
         mask: Bool[Tensor, "B 1 T S"] | None = None,
-        cache: KVCache | None = None,
+        cache: AttentionCache | None = None,
     ) -> Float[Tensor, "B T D"]:
         x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
         y: Tensor = x + self.mlp(self.post_attention_layernorm(x))
@@ -50,7 +50,7 @@ class PostNormBlock(nn.Module):
         x: Float[Tensor, "B T D"],
         rope: Rope,
         mask: Bool[Tensor, "B 1 T S"] | None = None,
-        cache: KVCache | None = None,
+        cache: AttentionCache | None = None,
     ) -> Float[Tensor, "B T D"]:
         x = self.post_attention_layernorm(x + self.self_attn(x, rope, mask, cache))
         y: Tensor = self.post_feedforward_layernorm(x + self.mlp(x))

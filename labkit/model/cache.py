@@ -1,10 +1,32 @@
 """The KV cache: keys and values of every token seen, so that each is computed once."""
 
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from labkit.model.config import ModelConfig
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+@runtime_checkable
+class AttentionCache(Protocol):
+    """What an attention layer asks of a cache, however that keeps its tokens."""
+
+    def attend(
+        self,
+        layer: int,
+        q: Float[Tensor, "B H T K"],
+        k: Float[Tensor, "B G T K"],
+        v: Float[Tensor, "B G T K"],
+        mask: Bool[Tensor, "#B 1 T S"] | None,
+        attend: Attend,
+    ) -> Float[Tensor, "B H T K"]:
+        """Take in the new keys and values, then attend over all of them."""
+        ...
 
 
 class KVCache:
@@ -88,6 +110,18 @@ class KVCache:
         keys[:, :, last % self.rows] = k[:, :, last - self.length]
         values[:, :, last % self.rows] = v[:, :, last - self.length]
         return seen
+
+    def attend(
+        self,
+        layer: int,
+        q: Float[Tensor, "B H T K"],
+        k: Float[Tensor, "B G T K"],
+        v: Float[Tensor, "B G T K"],
+        mask: Bool[Tensor, "#B 1 T S"] | None,
+        attend: Attend,
+    ) -> Float[Tensor, "B H T K"]:
+        """`attend` over the rows that `append` returns; raises as that."""
+        return attend(q, *self.append(layer, k, v), mask)
 
     def key_positions(self, T: int) -> Int[Tensor, "S"]:
         """The positions of the tokens whose keys `append` returns for T new ones, in their order.

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labkit.model.cache import KVCache
+from labkit.model.cache import AttentionCache
 from labkit.model.config import ModelConfig
 
 Rope = tuple[Tensor, Tensor]
@@ -23,9 +23,16 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        return self.normalise(x, self.weight, self.eps)
+
+    @staticmethod
+    def normalise(
+        x: Float[Tensor, "*B D"], weight: Float[Tensor, " D"], eps: float
+    ) -> Float[Tensor, "*B D"]:
+        """The formula; `fused.fuse` puts another in its place."""
         y = x.float()
-        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * y.to(x.dtype)
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + eps)
+        return weight * y.to(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -99,7 +106,7 @@ class Attention(nn.Module):
         x: Float[Tensor, "B T D"],
         rope: Rope,
         mask: Bool[Tensor, "B 1 T S"] | None = None,
-        cache: KVCache | None = None,
+        cache: AttentionCache | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Attends over the tokens of `x` and those in `cache`.
 
@@ -107,21 +114,32 @@ class Attention(nn.Module):
             x: normalised residual stream.
             rope: cos and sin of the tokens' positions, from `rope_table`.
             mask: True where a query may look; None: each token sees itself and all before it.
-            cache: keys and values of earlier tokens; the new ones are appended.
+            cache: keys and values of earlier tokens; it takes the new ones in and attends.
         """
         B, T, _ = x.shape
         heads = (B, T, -1, self.head_width)
         q = apply_rope(self.q_proj(x).view(heads), *rope).transpose(1, 2)  # (B, H, T, K)
         k = apply_rope(self.k_proj(x).view(heads), *rope).transpose(1, 2)  # (B, G, T, K)
         v = self.v_proj(x).view(heads).transpose(1, 2)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)  # (B, G, S, K)
-        causal = mask is None and T > 1
-        y = functional.scaled_dot_product_attention(
-            q, k, v, mask, is_causal=causal, enable_gqa=True
-        )
+        if cache is None:
+            y = self.attend(q, k, v, mask)
+        else:
+            y = cache.attend(self.layer, q, k, v, mask, self.attend)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, -1))  # (B, H, T, K) -> (B, T, HK)
         return out
+
+    @staticmethod
+    def attend(
+        q: Float[Tensor, "B H T K"],
+        k: Float[Tensor, "B G S K"],
+        v: Float[Tensor, "B G S K"],
+        mask: Bool[Tensor, "#B 1 T S"] | None,
+    ) -> Float[Tensor, "B H T K"]:
+        """PyTorch's attention; `fused.fuse` puts another in its place."""
+        causal = mask is None and q.shape[2] > 1
+        return functional.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=causal, enable_gqa=True
+        )
 
 
 class SwiGLU(nn.Module):
@@ -137,5 +155,10 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(config.ffn_width, config.width, bias=False)
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        y: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        y: Tensor = self.down_proj(self.gated(self.gate_proj(x), self.up_proj(x)))
         return y
+
+    @staticmethod
+    def gated(gate: Float[Tensor, "*B F"], up: Float[Tensor, "*B F"]) -> Float[Tensor, "*B F"]:
+        """silu(gate) * up; `fused.fuse` puts another in its place."""
+        return functional.silu(gate) * up

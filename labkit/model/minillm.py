@@ -66,6 +66,29 @@ class MiniLLM(nn.Module):
         Raises:
             ValueError: shapes disagree, or S exceeds the configuration's `max_length`.
         """
+        x = self.hidden_states(
+            ids,
+            cache=cache,
+            positions=positions,
+            padding_mask=padding_mask,
+            document_ids=document_ids,
+        )
+        if last_only:
+            # A strided slice of several rows would make torch copy a frozen head once for each row.
+            x = x[:, -1:].contiguous()
+        logits: Tensor = self.lm_head(x)
+        return logits
+
+    def hidden_states(
+        self,
+        ids: Int[Tensor, "B T"],
+        *,
+        cache: KVCache | None = None,
+        positions: Int[Tensor, "B T"] | None = None,
+        padding_mask: Bool[Tensor, "B S"] | None = None,
+        document_ids: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """What `forward` gives the head at each position, normalised; arguments as there."""
         T = ids.shape[1]
         past = 0 if cache is None else cache.length
         self._check(past + T, positions, padding_mask, document_ids, past)
@@ -81,9 +104,8 @@ class MiniLLM(nn.Module):
             x = block(x, rope, mask, cache)
         if cache is not None:
             cache.advance(T)
-        x = self.model.norm(x[:, -1:] if last_only else x)
-        logits: Tensor = self.lm_head(x)
-        return logits
+        y: Tensor = self.model.norm(x)
+        return y
 
     def _check(
         self,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import tokenizers
+import tokenizers.decoders
 from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -54,6 +55,7 @@ class Tokenizer:
         self.chat_template = chat_template
         self.eos_id = self.token_id(self.eos_token)
         self.pad_id = self.token_id(self.pad_token)
+        self._spelling: dict[int, bytes] | None = None  # each token's bytes, once asked for
 
     @property
     def vocab_size(self) -> int:
@@ -66,6 +68,30 @@ class Tokenizer:
         if index is None:
             raise ValueError(f"token {token!r} is not in the vocabulary of {self.vocab_size}")
         return index
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the special tokens, which stand for no text."""
+        added = self.backend.get_added_tokens_decoder()
+        return frozenset(index for index, token in added.items() if token.special)
+
+    def token_bytes(self, index: int) -> bytes:
+        """The UTF-8 bytes that a token stands for; often no whole number of characters.
+
+        Concatenated over ids without special tokens, these are the bytes of `decode`'s text. For a
+        special token, the bytes of its name.
+
+        Args:
+            index: A token id.
+
+        Raises:
+            ValueError: The id is not in the vocabulary, or the tokenizer is not byte-level.
+        """
+        if self._spelling is None:
+            self._spelling = _token_bytes(self.backend)
+        if index not in self._spelling:
+            raise ValueError(f"token id {index} is not in the vocabulary of {self.vocab_size}")
+        return self._spelling[index]
 
     def encode(self, text: str, *, add_special: bool = False) -> list[int]:
         """Token ids of `text`; special tokens written out in it become their single ids.
@@ -144,6 +170,23 @@ class Tokenizer:
         if apart.is_file():
             template = apart.read_text(encoding="utf-8")
         return cls(backend, eos_token=eos_token, chat_template=template, **specials)
+
+
+def _token_bytes(backend: tokenizers.Tokenizer) -> dict[int, bytes]:
+    """Byte-level vocabularies write each byte as a letter: itself if printable, else 256, 257, …"""
+    if not isinstance(backend.decoder, tokenizers.decoders.ByteLevel):
+        raise ValueError(
+            f"only byte-level tokenizers spell their tokens in bytes: this one's decoder is "
+            f"{backend.decoder}"
+        )
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    letters |= {chr(256 + index): byte for index, byte in enumerate(others)}
+    added = {index: token.content for index, token in backend.get_added_tokens_decoder().items()}
+    spelt = backend.get_vocab(with_added_tokens=False).items()
+    learned = {index: bytes(map(letters.__getitem__, token)) for token, index in spelt}
+    return learned | {index: content.encode() for index, content in added.items()}
 
 
 @lru_cache(maxsize=8)

@@ -1,12 +1,15 @@
 """Curves: several runs over their steps, and one run over the envelope of normal results."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from labkit.plotting.style import Values, as_vector, colour, line_style, styled_axes
 
@@ -47,11 +50,20 @@ def curves(
             _draw(axes, index, name, x, y, smooth)
         if x_log:
             axes.set_xscale("log")
+            _thin_out(axes.xaxis)
         if y_log:
             axes.set_yscale("log")
+            _thin_out(axes.yaxis)
         if len(points) > 1:
             axes.legend()
     return figure
+
+
+def _thin_out(axis: Axis) -> None:
+    """Name only powers of ten on a logarithmic axis that shows more than one of them."""
+    low, high = axis.get_view_interval()
+    if math.floor(math.log10(high)) > math.ceil(math.log10(low)):
+        axis.set_minor_formatter(NullFormatter())
 
 
 def loss_curves(

@@ -61,6 +61,18 @@ class Record:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+def committed(name: str) -> list[Record]:
+    """The records that stand in the checkout's `datasets/<name>/records.jsonl`.
+
+    Raises:
+        FileNotFoundError: there are none, as where only the package is installed.
+    """
+    path = Path(__file__).parents[2] / "datasets" / name / "records.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(f"no {path}: run this in a checkout of the course")
+    return load_records(path)
+
+
 def append_record(path: Path, record: Record) -> None:
     """Adds one line to `path`, making the file and its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -104,16 +104,7 @@ def restore_training_state(
     Raises:
         ValueError: If names or shapes differ.
     """
-    moving = _moving(model)
-    stored = {
-        name.removeprefix("model."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith("model.")
-    }
-    _check_fit(moving, stored)
-    with torch.no_grad():
-        for name, tensor in moving.items():
-            tensor.copy_(stored[name])
+    restore_weights(model, tensors)
     for name, parameter in model.named_parameters():
         prefix = f"optimizer.{name}."
         slots = {
@@ -123,6 +114,24 @@ def restore_training_state(
         }
         if slots:
             optimizer.state[parameter] = slots
+
+
+@torch.no_grad()
+def restore_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """The part of :func:`restore_training_state` that needs no optimizer.
+
+    Raises:
+        ValueError: If names or shapes differ; nothing is changed then.
+    """
+    moving = _moving(model)
+    stored = {
+        name.removeprefix("model."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("model.")
+    }
+    _check_fit(moving, stored)
+    for name, tensor in moving.items():
+        tensor.copy_(stored[name])
 
 
 def _moving(model: nn.Module) -> dict[str, Tensor]:

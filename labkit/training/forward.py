@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from labkit.data.batch import TokenBatch
 from labkit.model import moe
 from labkit.model.minillm import MiniLLM
-from labkit.objectives.language_modelling import cross_entropy
+from labkit.objectives.language_modelling import IGNORE_INDEX, cross_entropy, shift_labels
+from labkit.objectives.linear_cross_entropy import linear_cross_entropy
 
 
 def batch_logits(model: nn.Module, batch: TokenBatch) -> Float[Tensor, "B T V"]:
@@ -41,6 +42,22 @@ def batch_logits(model: nn.Module, batch: TokenBatch) -> Float[Tensor, "B T V"]:
 def causal_lm_loss(model: nn.Module, batch: TokenBatch) -> tuple[Float[Tensor, ""], int]:
     """Summed next-token cross-entropy of a batch in nats, and the number of predicted tokens."""
     return cross_entropy(batch_logits(model, batch), batch.labels)
+
+
+def fused_lm_loss(model: nn.Module, batch: TokenBatch) -> tuple[Float[Tensor, ""], int]:
+    """`causal_lm_loss` of a MiniLLM without ever holding the logits of all positions.
+
+    Raises:
+        ValueError: the model is no MiniLLM, or an adapter or quantization sits on its head.
+    """
+    if not isinstance(model, MiniLLM) or type(model.lm_head) is not nn.Linear:
+        raise ValueError("fused_lm_loss needs a MiniLLM with a plain head: use causal_lm_loss")
+    hidden = model.hidden_states(
+        batch.ids, positions=batch.positions, document_ids=batch.document_ids
+    )
+    targets = shift_labels(batch.labels).flatten()
+    loss = linear_cross_entropy(hidden.flatten(0, 1), model.lm_head.weight, targets)
+    return loss, int((targets != IGNORE_INDEX).sum())
 
 
 def routed_lm_loss(

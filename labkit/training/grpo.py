@@ -14,6 +14,7 @@ from labkit.objectives.sequence_log_probs import counted_log_probs
 from labkit.training.config import TrainConfig
 from labkit.training.forward import batch_logits
 from labkit.training.loop import Loss
+from labkit.training.policy_resumption import Resumption
 from labkit.training.rollouts import (
     Generate,
     PolicyRecord,
@@ -80,6 +81,7 @@ def train_grpo(
     generate: Generate,
     reward: Reward,
     pad_id: int,
+    resumption: Resumption | None = None,
 ) -> Iterator[PolicyRecord]:
     """Train the policy on groups of its own responses, yielding a record a step.
 
@@ -99,6 +101,7 @@ def train_grpo(
         generate: Samples responses from the policy.
         reward: Scores them.
         pad_id: Token that fills short rows.
+        resumption: Where to store the run and whether to resume it; None stores nothing.
 
     Yields:
         Records whose loss is a mean over responses (or over tokens, if so normalised).
@@ -115,8 +118,13 @@ def train_grpo(
         dtype=config.dtype,
     )
 
+    source = iter(prompts)
+    passes = {"epochs": grpo.epochs, "minibatch_size": grpo.minibatch_size}
+    stored = Resumption() if resumption is None else resumption
+    stored = stored.after(source, config, group=grpo.group_size, **passes)
+
     def rounds() -> Iterator[GrpoRollouts]:
-        for some in prompts:
+        for some in source:
             repeated = [prompt for prompt in some for _ in range(grpo.group_size)]
             yield with_group_advantages(sample(repeated), grpo)
 
@@ -125,8 +133,8 @@ def train_grpo(
         rounds(),
         grpo_loss(grpo),
         config,
-        epochs=grpo.epochs,
-        minibatch_size=grpo.minibatch_size,
+        resumption=stored,
+        **passes,
     )
 
 

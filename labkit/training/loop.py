@@ -4,15 +4,15 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from labkit.data.batch import TokenBatch
-from labkit.training import checkpoint
+from labkit.training import checkpoint, resuming
 from labkit.training.clipping import clip_gradients, gradient_norm
 from labkit.training.config import TrainConfig
 from labkit.training.forward import causal_lm_loss
@@ -20,6 +20,20 @@ from labkit.training.schedule import cosine_with_warmup
 
 Loss = Callable[[nn.Module, TokenBatch], tuple[Tensor, int]]
 CHECKPOINT_NAME = "checkpoint.safetensors"
+
+
+@runtime_checkable
+class AfterStep(Protocol):
+    """Acts on the model after every step while the gradients are there, as AdaLoRA's allocator."""
+
+    def update(self, step: int) -> None:
+        """Called with the step's number, counted from 1."""
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Kept with the run's checkpoint."""
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Given back when a run is resumed."""
 
 
 class DivergedError(ValueError):
@@ -53,6 +67,7 @@ def train(
     config: TrainConfig,
     *,
     loss: Loss = causal_lm_loss,
+    after_step: AfterStep | None = None,
     checkpoint_dir: Path | str | None = None,
     resume: bool = False,
     generator: torch.Generator | None = None,
@@ -71,6 +86,7 @@ def train(
             already trained on are drawn and passed over.
         config: Settings.
         loss: From model and batch to (summed loss in nats, number of predicted tokens).
+        after_step: Updated after every step; its state is stored and restored too.
         checkpoint_dir: Where ``checkpoint.safetensors`` is written and looked for.
         resume: Continue from the checkpoint, if there is one, bit for bit.
         generator: Random state that ``loss`` or ``batches`` draw from; stored and restored.
@@ -85,19 +101,14 @@ def train(
     """
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs checkpoint_dir, the folder of the checkpoint")
-    run = _Run(model, config, loss, checkpoint_dir, generator)
+    run = _Run(model, config, loss, after_step, checkpoint_dir, generator)
     done = run.restore() if resume else 0
     source = iter(batches)
-    skipped = sum(1 for _ in islice(source, done * config.accumulation))
-    if skipped < done * config.accumulation:
-        raise ValueError(f"the run to resume took {done} steps, but only {skipped} batches came")
+    resuming.pass_over(source, done, config)
     run.restore_generator()
     for step in range(done + 1, config.steps + 1):
         started = time.perf_counter()
-        micro_batches = list(islice(source, config.accumulation))
-        if len(micro_batches) < config.accumulation:
-            raise ValueError(f"batches ran out in step {step} of steps={config.steps}")
-        yield run.step(step, micro_batches, started)
+        yield run.step(step, resuming.draw(source, step, config), started)
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
@@ -117,7 +128,19 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas)
+    groups = [group for group in groups if group["params"]]
+    return AdamW(groups, lr=config.lr, betas=config.betas, fused=True)  # one pass over each state
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of a step, counted from 1."""
+    return cosine_with_warmup(
+        step - 1,
+        lr=config.lr,
+        steps=config.steps,
+        warmup_steps=config.warmup_steps,
+        min_lr_ratio=config.min_lr_ratio,
+    )
 
 
 class _Run:
@@ -128,12 +151,14 @@ class _Run:
         model: nn.Module,
         config: TrainConfig,
         loss: Loss,
+        after_step: AfterStep | None,
         checkpoint_dir: Path | str | None,
         generator: torch.Generator | None,
     ) -> None:
         self.model = model
         self.config = config
         self.loss = loss
+        self.after_step = after_step
         self.path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT_NAME
         self.generator = generator
         self.generator_state: Tensor | None = None
@@ -152,6 +177,8 @@ class _Run:
         norm = self._clip()
         self._require_finite(step, loss_sum / tokens, norm, lr)
         self.optimizer.step()
+        if self.after_step is not None:
+            self.after_step.update(step)
         self.optimizer.zero_grad(set_to_none=True)
         self._checkpoint_if_due(step)
         return StepRecord(
@@ -164,14 +191,7 @@ class _Run:
         )
 
     def _set_lr(self, step: int) -> float:
-        config = self.config
-        lr = cosine_with_warmup(
-            step - 1,
-            lr=config.lr,
-            steps=config.steps,
-            warmup_steps=config.warmup_steps,
-            min_lr_ratio=config.min_lr_ratio,
-        )
+        lr = learning_rate(step, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr
@@ -213,12 +233,13 @@ class _Run:
         )
 
     def _checkpoint_if_due(self, step: int) -> None:
-        every = self.config.checkpoint_every
-        if self.path is None or not (step == self.config.steps or (every and step % every == 0)):
+        if self.path is None or not resuming.checkpoint_due(step, self.config):
             return
         tensors = checkpoint.training_state(self.model, self.optimizer)
         if self.generator is not None:
             tensors["generator"] = self.generator.get_state()
+        for kind, state in self._after_step_state().items():
+            tensors |= {f"after_step.{kind}.{name}": tensor for name, tensor in state.items()}
         metadata = {"step": step, "config": asdict(self.config)}
         checkpoint.save(self.path, tensors, metadata)
 
@@ -227,22 +248,29 @@ class _Run:
         if self.path is None or not self.path.exists():
             return 0
         stored = checkpoint.load(self.path)
-        self._require_same_config(stored.metadata["config"])
+        resuming.require_same_config(self.path, stored.metadata["config"], self.config)
         self.generator_state = stored.tensors.pop("generator", None)
         if (self.generator is None) != (self.generator_state is None):
             raise ValueError(f"{self.path} and this run must both have a generator, or neither")
+        self._restore_after_step(stored.tensors)
         checkpoint.restore_training_state(self.model, self.optimizer, stored.tensors)
         return int(stored.metadata["step"])
+
+    def _after_step_state(self) -> dict[str, dict[str, Tensor]]:
+        return {} if self.after_step is None else self.after_step.state_dict()
+
+    def _restore_after_step(self, tensors: dict[str, Tensor]) -> None:
+        """Take its tensors out of the run's."""
+        state: dict[str, dict[str, Tensor]] = {kind: {} for kind in self._after_step_state()}
+        for key in [key for key in tensors if key.startswith("after_step.")]:
+            _, kind, name = key.split(".", 2)
+            if kind not in state:
+                raise ValueError(f"{self.path} is of a run with after_step: give it here too")
+            state[kind][name] = tensors.pop(key)
+        if self.after_step is not None:
+            self.after_step.load_state_dict(state)
 
     def restore_generator(self) -> None:
         """After the passed-over batches were drawn, since drawing them may have advanced it."""
         if self.generator is not None and self.generator_state is not None:
             self.generator.set_state(self.generator_state)
-
-    def _require_same_config(self, stored: dict[str, object]) -> None:
-        ours = asdict(self.config) | {"betas": list(self.config.betas)}
-        free = {"checkpoint_every"}
-        changed = {k: (stored.get(k), v) for k, v in ours.items() if stored.get(k) != v}
-        if names := sorted(changed.keys() - free):
-            told = ", ".join(f"{n}={changed[n][0]} there and {changed[n][1]} here" for n in names)
-            raise ValueError(f"{self.path} is of another run: {told}")

@@ -16,6 +16,7 @@ from labkit.objectives.sequence_log_probs import counted_log_probs
 from labkit.training.config import TrainConfig
 from labkit.training.forward import batch_logits
 from labkit.training.loop import Loss
+from labkit.training.policy_resumption import Resumption
 from labkit.training.reward_model import TokenScorer
 from labkit.training.rollouts import (
     Generate,
@@ -86,12 +87,18 @@ class PpoRollouts(Rollouts):
 
 
 class ActorCritic(nn.Module):
-    """Policy and critic as one module, so that one optimizer steps both."""
+    """Policy and critic as one module, so that one optimizer steps both.
 
-    def __init__(self, policy: nn.Module, critic: TokenScorer) -> None:
+    The price of a nat in the next round is a buffer, so that checkpoints hold it too.
+    """
+
+    kl_coef: Tensor
+
+    def __init__(self, policy: nn.Module, critic: TokenScorer, kl_coef: float = 0.0) -> None:
         super().__init__()
         self.policy = policy
         self.critic = critic
+        self.register_buffer("kl_coef", torch.tensor(kl_coef, dtype=torch.float64))
 
 
 def train_ppo(
@@ -105,6 +112,7 @@ def train_ppo(
     generate: Generate,
     reward: Reward,
     pad_id: int,
+    resumption: Resumption | None = None,
 ) -> Iterator[PolicyRecord]:
     """Train policy and critic on the policy's own responses, yielding a record a step.
 
@@ -126,6 +134,7 @@ def train_ppo(
         generate: Samples responses from the policy.
         reward: Scores them.
         pad_id: Token that fills short rows.
+        resumption: Where to store the run and whether to resume it; None stores nothing.
 
     Yields:
         Records whose loss is a mean over response tokens of policy and value loss.
@@ -140,30 +149,34 @@ def train_ppo(
         pad_id=pad_id,
         dtype=config.dtype,
     )
+    both, source = ActorCritic(policy, critic, ppo.kl_coef), iter(prompts)
+    passes = {"epochs": ppo.epochs, "minibatch_size": ppo.minibatch_size}
+    stored = Resumption() if resumption is None else resumption
+    stored = stored.after(source, config, group=1, **passes)
     return policy_steps(
-        ActorCritic(policy, critic),
-        _rounds(sample, prompts, critic, ppo, config.dtype),
+        both,
+        _rounds(sample, source, both, ppo, config.dtype),
         ppo_loss(ppo),
         config,
-        epochs=ppo.epochs,
-        minibatch_size=ppo.minibatch_size,
+        resumption=stored,
+        **passes,
     )
 
 
 def _rounds(
     sample: Callable[..., Rollouts],
     prompts: Iterable[list[Tokens]],
-    critic: TokenScorer,
+    both: ActorCritic,
     ppo: PpoConfig,
     dtype: str,
 ) -> Iterator[PpoRollouts]:
     """Rollouts with advantages; the penalty of a round follows from the divergence of the last."""
-    kl_coef = ppo.kl_coef
     for some in prompts:
+        kl_coef = both.kl_coef.item()
         rollouts = sample(some, kl_coef=kl_coef)
-        yield with_advantages(rollouts, critic, ppo, dtype)
         if ppo.target_kl is not None:
-            kl_coef = adapted_kl_coef(kl_coef, rollouts.kl_nats, ppo.target_kl)
+            both.kl_coef.fill_(adapted_kl_coef(kl_coef, rollouts.kl_nats, ppo.target_kl))
+        yield with_advantages(rollouts, both.critic, ppo, dtype)
 
 
 @torch.no_grad()

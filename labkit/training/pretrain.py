@@ -7,7 +7,7 @@ data card written from what was measured.
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from labkit.runtime.device import choose_device
 from labkit.runtime.seeding import generator
 from labkit.training import loop, pretrain_card, pretrain_data
 from labkit.training.config import TrainConfig
-from labkit.training.loop import StepRecord, train
+from labkit.training.loop import StepRecord
 from labkit.training.pretrain_card import RunLog
 from labkit.training.pretrain_data import DataConfig, Source
 from labkit.training.pretrain_rows import mixed_batches, packed
@@ -152,6 +152,7 @@ def run(
     resume: bool = False,
     device: str = "auto",
     work_dir: Path | str | None = None,
+    train: Callable[..., Iterator[StepRecord]] = loop.train,
 ) -> Iterator[StepRecord]:
     """Pretrain a model, yielding a record a step; write ``out`` after the last one.
 
@@ -161,6 +162,7 @@ def run(
         resume: Continue from the work folder's checkpoint, bit for bit.
         device: "auto", "cpu" or "cuda".
         work_dir: Checkpoints and all records; default: a folder of the preset in the cache.
+        train: `loop.train`, or the same over several processes.
 
     Yields:
         Step records; before the first, reading the corpus takes up to some minutes.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import count, repeat
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from labkit.objectives.sequence_log_probs import counted_log_probs
 from labkit.training.config import TrainConfig
 from labkit.training.forward import batch_logits
 from labkit.training.loop import Loss, StepRecord, train
+from labkit.training.policy_resumption import PASSED_OVER, Resumption
 
 Generate = Callable[[nn.Module, list[Tokens]], Sequence[Sequence[int]]]
 """From policy and prompts to one response each (with its end-of-sequence token), sampled anew at
@@ -131,6 +133,7 @@ def policy_steps(
     *,
     epochs: int,
     minibatch_size: int,
+    resumption: Resumption | None = None,
 ) -> Iterator[PolicyRecord]:
     """Go `epochs` times over each round of rollouts in minibatches, yielding a record a step.
 
@@ -143,17 +146,33 @@ def policy_steps(
         config: Optimisation; a step takes `accumulation` minibatches; its seed orders them.
         epochs: Passes over a round.
         minibatch_size: Responses.
+        resumption: Where the run is stored and how much of it is done; `rounds` are the others.
     """
     latest: list[Rollouts] = []
-    generator = torch.Generator().manual_seed(config.seed)
+    stored = Resumption() if resumption is None else resumption
 
-    def minibatches() -> Iterator[Rollouts]:
-        for rollouts in rounds:
+    def minibatches() -> Iterator[TokenBatch]:
+        drawn = stored.minibatches
+        yield from repeat(PASSED_OVER, drawn)
+        for number, rollouts in zip(count(stored.rounds), rounds, strict=False):
             latest[:] = [rollouts]
-            groups = shuffled_groups(len(rollouts.ids), minibatch_size, generator, epochs)
+            # A function of seed and round, so that a resumed run has the order it would have had.
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+            groups = list(shuffled_groups(len(rollouts.ids), minibatch_size, generator, epochs))
+            stored.require_between_rounds(drawn, drawn + len(groups), config)
+            drawn += len(groups)
             yield from (rollouts.rows(group) for group in groups)
 
-    for record in train(model, minibatches(), config, loss=loss):
+    records = train(
+        model,
+        minibatches(),
+        config,
+        loss=loss,
+        checkpoint_dir=stored.checkpoint_dir,
+        resume=stored.resume,
+        generator=stored.generator,
+    )
+    for record in records:
         [rollouts] = latest
         yield PolicyRecord(
             **asdict(record),

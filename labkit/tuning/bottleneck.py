@@ -121,8 +121,8 @@ class Bottleneck(Addition):
         with torch.no_grad():
             bound = 1 / math.sqrt(width)
             self.down.weight.uniform_(-bound, bound, generator=generator)
-            for zero in (self.down.bias, self.up.weight, self.up.bias):
-                zero.zero_()
+            for silent in (self.down.bias, self.up.weight, self.up.bias):
+                silent.zero_()
         for layer in (self.down, self.up):
             layer.to(device, dtype or base_dtype)
 

@@ -60,8 +60,8 @@ def decompose(
         U, S, Vh = torch.linalg.svd(
             wide_weight - quantized.dequantize().to(wide_weight.dtype), full_matrices=False
         )
-        root = (S[:rank] / scaling).sqrt()
-        A, B = root[:, None] * Vh[:rank], U[:, :rank] * root
+        roots = (S[:rank] / scaling).sqrt()
+        A, B = roots[:, None] * Vh[:rank], U[:, :rank] * roots
         residual = wide_weight - scaling * (B @ A)
     return quantized, A, B
 

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from labkit.tuning.adapted import AdaptedLinear, wide
 from labkit.tuning.targets import ALL_LINEAR, AnyLinear, placement
@@ -104,11 +105,8 @@ class LoraLinear(AdaptedLinear):
             return cast(Tensor, base)
         if self.dropout is not None:
             x = self.dropout(x)
-        # `to` does nothing where the types agree; it lets float32 adapters sit on a bfloat16 base.
-        hidden = functional.linear(x, self.lora_A.weight.to(x.dtype))  # (*B, T, I) -> (*B, T, R)
-        rows = base.flatten(0, -2), hidden.flatten(0, -2)  # (*B, T, .) -> (N, .)
-        out = torch.addmm(*rows, self.lora_B.weight.t().to(base.dtype), alpha=self.scaling)
-        return out.view(base.shape)
+        factors = self.lora_A.weight, self.lora_B.weight, self.scaling
+        return cast(Tensor, _AddLowRank.apply(base, x, *factors))
 
     @torch.no_grad()
     def merged_weight(self) -> Float[Tensor, "O I"]:
@@ -120,6 +118,33 @@ class LoraLinear(AdaptedLinear):
         """weight + scaling * B A, in its dtype."""
         delta = self.lora_B.weight.to(weight.dtype) @ self.lora_A.weight.to(weight.dtype)
         return weight.add(delta, alpha=self.scaling)
+
+
+class _AddLowRank(Function):
+    """base + scaling * (x A^T) B^T as one node, float32 factors on a bfloat16 base included.
+
+    With h = x A^T and dh = scaling * dy B: dA = dh^T x, dB = scaling * dy^T h, dx = dh A.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, base: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+        dtype = base.dtype  # under autocast x may be float32, and the base's output is not
+        rows, down, up = x.flatten(0, -2).to(dtype), A.to(dtype), B.to(dtype)
+        h = rows @ down.t()  # (N, I) -> (N, R)
+        ctx.save_for_backward(rows, h, down, up)
+        ctx.scaling, ctx.shape, ctx.dtypes = scaling, x.shape, (x.dtype, A.dtype, B.dtype)
+        return torch.addmm(base.flatten(0, -2), h, up.t(), alpha=scaling).view(base.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        rows, h, down, up = ctx.saved_tensors
+        d_rows = dy.flatten(0, -2)
+        dh = (d_rows @ up).mul_(ctx.scaling)
+        dx = (dh @ down).view(ctx.shape) if ctx.needs_input_grad[1] else None
+        found = (dx, dh.t() @ rows, (d_rows.t() @ h).mul_(ctx.scaling))
+        cast_back = (g if g is None else g.to(t) for g, t in zip(found, ctx.dtypes, strict=True))
+        return dy, *cast_back, None
 
 
 def check_rank(rank: int, base: nn.Module, name: str) -> None:

@@ -6,7 +6,7 @@ the model's own `forward`, as a serving engine may, does not see the virtual tok
 exists: virtual tokens are inputs, not weights.
 """
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,9 +87,9 @@ class SoftPrompt(Addition, ABC):
         self.enter(model, kwargs)
         return (), kwargs
 
+    @abstractmethod
     def enter(self, model: nn.Module, kwargs: Kwargs) -> None:
         """Bring in the virtual tokens unless the cache holds them already."""
-        raise NotImplementedError
 
     def cached(self, kwargs: Kwargs) -> int:
         """Tokens in the call's cache."""
@@ -111,9 +111,9 @@ class VirtualEmbeddings(SoftPrompt):
         self._entering = False
         self._length = 0
 
+    @abstractmethod
     def vectors(self) -> Tensor:
         """The virtual tokens, (P, D)."""
-        raise NotImplementedError
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
@@ -173,6 +173,12 @@ def embedding(model: nn.Module) -> nn.Embedding:
             f"soft prompts know MiniLLM and transformers decoders, not a {type(model).__name__}"
         )
     return cast(nn.Embedding, find())
+
+
+def virtual_tokens(model: nn.Module) -> int:
+    """How many tokens of the context a model's soft prompt takes; 0 without one."""
+    prompt = getattr(model, NAME, None)
+    return 0 if prompt is None else int(prompt.num_virtual_tokens)
 
 
 def of(model: nn.Module, kind: type[Prompt]) -> Prompt:

@@ -3,7 +3,7 @@
 Paper: arXiv 1910.02054, section 5 (stages), section 7 (traffic), figure 1 (memory).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from labkit.training.parallel import collectives
 from labkit.training.parallel.collectives import Group
-
-MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+from labkit.training.parallel.zero_unit import MakeOptimizer, Unit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,81 +63,13 @@ def zero_traffic(size: int, n: int, stage: int) -> float:
     return collectives.all_reduce_bytes(size, n) * (1.5 if stage == 3 else 1.0)
 
 
-class Unit:
-    """Parameters in one flat tensor of n equal chunks, of which this rank answers for one."""
-
-    def __init__(
-        self, parameters: Sequence[nn.Parameter], group: Group, make_optimizer: MakeOptimizer
-    ) -> None:
-        self.parameters, self.group = list(parameters), group
-        self.sizes = [p.numel() for p in parameters]
-        self.padding = -sum(self.sizes) % group.size
-        self.flat = self._joined([p.detach() for p in parameters])
-        self.chunks = self.flat.chunk(group.size)
-        pieces = self.flat.split([*self.sizes, self.padding])
-        for parameter, piece in zip(self.parameters, pieces, strict=False):
-            parameter.data = piece.view_as(parameter)
-        collectives.broadcast(self.flat, group)
-        self.master = nn.Parameter(self.chunks[group.index].float().clone())
-        self.optimizer = make_optimizer([self.master])
-        self.shard: Tensor | None = None
-        self.gradient: Tensor | None = None
-        self.missing = set(range(len(self.parameters)))
-
-    def _joined(self, tensors: Sequence[Tensor]) -> Tensor:
-        flat = torch.cat([t.reshape(-1) for t in tensors])
-        return torch.cat((flat, flat.new_zeros(self.padding)))
-
-    def free(self) -> None:
-        """Gives the whole parameters' memory back; the rank's own chunk stays, as `shard`."""
-        if self.shard is None:
-            self.shard = self.chunks[self.group.index].clone()
-        self.flat.untyped_storage().resize_(0)
-
-    def gather(self) -> None:
-        """Fills the parameters again, in the tensor that autograd has saved."""
-        storage = self.flat.untyped_storage()
-        if storage.nbytes() or self.shard is None:
-            return
-        storage.resize_(self.flat.numel() * self.flat.element_size())
-        with torch.no_grad():
-            self.chunks[self.group.index].copy_(self.shard)
-            collectives.all_gather(self.chunks, self.group)
-
-    def reduce(self) -> None:
-        """Sums the gradients over ranks, keeps this rank's chunk, drops the rest."""
-        full = self._joined([p.grad for p in self.parameters if p.grad is not None])
-        mine = collectives.reduce_scatter(full.chunk(self.group.size), self.group).clone()
-        self.gradient = mine if self.gradient is None else self.gradient + mine
-        for parameter in self.parameters:
-            parameter.grad = None
-        self.missing = set(range(len(self.parameters)))
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """One optimizer step on this rank's chunk, on the mean over ranks, in float32."""
-        assert self.gradient is not None
-        self.master.grad = self.gradient.float() / self.group.size
-        self.optimizer.step()
-        self.master.grad, self.gradient = None, None
-        self.publish()
-
-    @torch.no_grad()
-    def publish(self) -> None:
-        """Rounds the master chunk into the model's parameters, on all ranks before stage 3."""
-        if self.shard is not None:
-            self.free()  # a filled copy would be stale
-            self.shard.copy_(self.master)
-        else:
-            self.chunks[self.group.index].copy_(self.master)
-            collectives.all_gather(self.chunks, self.group)
-
-
 class Zero:
     """Trains `model` over `group` with ZeRO: call backward on every rank, then `step`.
 
     Each rank's loss is the mean over an equal part of the batch. Stages 2 and 3 reduce a unit's
     gradients as soon as backward has them all, also when accumulating; stage 1 reduces in `step`.
+    Frozen parameters stay whole on every rank, in stage 3 too. To clip, call `gradient_norm` and
+    `scale_gradients` before `step`.
     """
 
     def __init__(
@@ -161,18 +92,14 @@ class Zero:
             stage: 1, 2 or 3.
 
         Raises:
-            ValueError: there is no such stage, or a parameter is frozen.
+            ValueError: there is no such stage, or every parameter is frozen.
         """
         if stage not in (1, 2, 3):
             raise ValueError(f"stage={stage} must be 1, 2 or 3; DataParallel divides nothing")
-        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-        if frozen:
-            raise ValueError(f"{frozen[0]} is frozen: ZeRO here trains whole models")
         self.stage, self.group = stage, group
-        inside = {p for block in blocks for p in block.parameters()}
-        rest = [p for p in model.parameters() if p not in inside]
-        owners = [(block, list(block.parameters())) for block in blocks]
-        owners += [(model, rest)] if rest else []
+        owners = _owners(model, blocks)
+        for tensor in (*model.buffers(), *(p for p in model.parameters() if not p.requires_grad)):
+            collectives.broadcast(tensor.detach(), group)
         self.units = [Unit(parameters, group, make_optimizer) for _, parameters in owners]
         for (module, _), unit in zip(owners, self.units, strict=True):
             self._hook_gradients(unit)
@@ -186,16 +113,24 @@ class Zero:
         Raises:
             ValueError: backward did not reach some parameter.
         """
-        for unit in self.units:
-            if self.stage == 1 and not unit.missing:
-                unit.reduce()
-            if unit.gradient is None:
-                raise ValueError(
-                    f"backward missed {len(unit.missing)} of a unit's {len(unit.parameters)} "
-                    "parameters: ZeRO reduces whole units, so the loss must use them all"
-                )
+        self._reduced()
         for unit in self.units:
             unit.update()
+
+    def gradient_norm(self) -> Tensor:
+        """Euclidean norm of the mean gradient as one vector; one number is reduced over ranks.
+
+        Raises:
+            ValueError: as `step`.
+        """
+        squares = torch.stack([g.float().square().sum() for g in self._reduced()]).sum()
+        total = collectives.all_reduce(squares.reshape(1), self.group)[0]
+        return total.sqrt() / self.group.size
+
+    def scale_gradients(self, factor: float) -> None:
+        """Multiplies what `step` will use."""
+        for gradient in self._reduced():
+            gradient.mul_(factor)
 
     def gather(self) -> None:
         """Fills all parameters, for evaluation or a checkpoint; the next forward frees them."""
@@ -216,6 +151,20 @@ class Zero:
             optimizer=moments + sum(_bytes(u.master) for u in self.units),
         )
 
+    def _reduced(self) -> list[Tensor]:
+        """This rank's chunks of the summed gradients."""
+        for unit in self.units:
+            if self.stage == 1 and not unit.missing:
+                unit.reduce()
+        gradients = [unit.gradient for unit in self.units if unit.gradient is not None]
+        if len(gradients) < len(self.units):
+            unit = next(unit for unit in self.units if unit.gradient is None)
+            raise ValueError(
+                f"backward missed {len(unit.missing)} of a unit's {len(unit.parameters)} "
+                "parameters: ZeRO reduces whole units, so the loss must use them all"
+            )
+        return gradients
+
     def _hook_gradients(self, unit: Unit) -> None:
         for place, parameter in enumerate(unit.parameters):
 
@@ -227,6 +176,19 @@ class Zero:
                         unit.free()
 
             parameter.register_post_accumulate_grad_hook(ready)
+
+
+def _owners(
+    model: nn.Module, blocks: Sequence[nn.Module]
+) -> list[tuple[nn.Module, list[nn.Parameter]]]:
+    """Modules with their trainable parameters: the blocks, then the model with the remaining."""
+    owned = [(block, [p for p in block.parameters() if p.requires_grad]) for block in blocks]
+    inside = {p for _, parameters in owned for p in parameters}
+    rest = [p for p in model.parameters() if p.requires_grad and p not in inside]
+    owners = [(module, parameters) for module, parameters in [*owned, (model, rest)] if parameters]
+    if not owners:
+        raise ValueError("no parameter requires a gradient: there is nothing to divide")
+    return owners
 
 
 def _hook_module(module: nn.Module, unit: Unit) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from labkit.training.parallel import collectives
-from labkit.training.parallel.zero import Unit, Zero
+from labkit.training.parallel.zero import Zero
+from labkit.training.parallel.zero_unit import Unit
 
 State = list[dict[str, Any]]
 

@@ -61,13 +61,14 @@ def test_generate_from_a_checkpoint(run, byte_folder, byte_loaded, alpaca_file, 
     assert tuned == put_on != expected.text + "\n"
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+@pytest.mark.parametrize("method", ["lora", "qlora", "dora", "full"])
 def test_train_lowers_the_loss_and_writes_what_loads(
     run, byte_folder, alpaca_file, tmp_path, method
 ):
+    rank = () if method == "full" else ("--rank", 3)
     out, err = run(
         "train", byte_folder, "--method", method, "--data", alpaca_file, "--out", tmp_path / "made",
-        "--steps", 12, "--lr", 2e-2, "--rank", 3, "--length", 120, "--log-every", 4, "--json",
+        "--steps", 12, "--lr", 2e-2, *rank, "--length", 120, "--log-every", 4, "--json",
         "--dtype", "float32",
     )  # fmt: skip
     records = [json.loads(line) for line in out.splitlines()]
@@ -89,6 +90,24 @@ def test_train_lowers_the_loss_and_writes_what_loads(
         "--adapter", tmp_path / "made",
     )  # fmt: skip
     assert plain != tuned
+
+
+@pytest.mark.parametrize("method", ["ia3", "prompt", "p-tuning", "p-tuning-v2", "prefix"])
+def test_every_method_with_a_file_trains_and_loads(run, byte_folder, alpaca_file, tmp_path, method):
+    out, _ = run(
+        "train", byte_folder, "--method", method, "--data", alpaca_file, "--out", tmp_path / "made",
+        "--steps", 12, "--length", 120, "--log-every", 1, "--json", "--dtype", "float32",
+    )  # fmt: skip
+    losses = [json.loads(line)["loss_nats"] for line in out.splitlines()]
+    assert min(losses[-3:]) < losses[0]
+    ids = torch.tensor([[1, 2, 3]])
+    put_on = adapter_files.load(load(byte_folder).model, tmp_path / "made").eval()
+    assert not torch.equal(put_on(ids), load(byte_folder).model.eval()(ids))
+    tuned, _ = run(
+        "generate", byte_folder, "Say ab.", "--chat", "--dtype", "float32",
+        "--adapter", tmp_path / "made",
+    )  # fmt: skip
+    assert tuned
 
 
 # MLflow's own modules use what SQLAlchemy, Alembic and Pydantic have deprecated.

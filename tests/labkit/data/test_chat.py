@@ -4,9 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.data.batch import IGNORE_INDEX
+from labkit.data.batch import IGNORE_INDEX, Example
 from labkit.data.bpe import train_bpe
-from labkit.data.chat import ChatTokenizer, Message, chat_segments, encode_chat
+from labkit.data.chat import (
+    ChatTokenizer,
+    Message,
+    chat_segments,
+    encode_chat,
+    only_last_turn,
+)
 from labkit.model.tokenizer import CHATML_TEMPLATE, Tokenizer
 from labkit.model.zoo import Loaded
 
@@ -82,3 +88,28 @@ def test_a_chat_without_an_answer_is_refused(tokenizer: Tokenizer, roles: tuple[
 def test_a_message_without_content_is_named(tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="message 1 has keys"):
         encode_chat(tokenizer, [turn("user", "a"), {"role": "assistant"}])
+
+
+def test_only_the_last_turn_keeps_its_labels(tokenizer: Tokenizer) -> None:
+    turns: list[Message] = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "first"},
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "content": "second"},
+    ]
+    whole = encode_chat(tokenizer, turns)
+    last = only_last_turn(whole)
+    assert last.ids == whole.ids
+    learnt = [label for label in last.labels if label != IGNORE_INDEX]
+    assert tokenizer.decode(learnt, skip_special=False) == "second<|im_end|>"
+    assert only_last_turn(last) == last
+    # The turns of one row are the last turns of its beginnings, each learnt once.
+    first = only_last_turn(encode_chat(tokenizer, turns[:2]))
+    both = [a if a != IGNORE_INDEX else b for a, b in zip(first.labels, last.labels, strict=False)]
+    assert tuple(both) == whole.labels[: len(first.labels)]
+
+
+def test_a_last_turn_at_the_very_start_and_none() -> None:
+    assert only_last_turn(Example((1, 2), (1, 2))).labels == (1, 2)
+    with pytest.raises(ValueError, match="no label"):
+        only_last_turn(Example((1, 2), (IGNORE_INDEX, IGNORE_INDEX)))

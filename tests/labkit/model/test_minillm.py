@@ -239,3 +239,14 @@ def test_refusals_name_the_values(model: minillm.MiniLLM, ids: Tensor) -> None:
 def test_cache_refuses_gradients(model: minillm.MiniLLM, ids: Tensor) -> None:
     with pytest.raises(ValueError, match="no_grad"):
         model(ids, cache=KVCache(model.config, batch_size=5, max_length=20))
+
+
+@torch.no_grad()
+def test_the_head_is_given_whole_rows_when_only_the_last_is_asked(tiny_model, gen) -> None:
+    # torch folds a strided slice only for weights that need gradients; else it copies them B times.
+    seen: list[Tensor] = []
+    tiny_model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    ids = torch.randint(97, (3, 5), generator=gen)
+    last = tiny_model(ids, last_only=True)
+    torch.testing.assert_close(last, tiny_model(ids)[:, -1:])
+    assert seen[0].is_contiguous()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers.decoders import Metaspace
 
 from labkit.model.tokenizer import Tokenizer
 from labkit.runtime.errors import CorruptFileError
@@ -111,3 +112,43 @@ def test_bad_folders_are_named(tiny_tokenizer: Tokenizer, tmp_path: Path) -> Non
     (tmp_path / "tokenizer.json").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CorruptFileError, match=r"tokenizer\.json"):
         Tokenizer.load(tmp_path)
+
+
+TEXTS = ["a naïve 漢字 😀\n\tdef f(x):\r\n  return '\x00\x7f'", "", " ", "\u2028 \xa0", "ÿĀġ Ġ"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_token_bytes_are_the_bytes_of_the_text(mini, text: str) -> None:
+    tokenizer = mini.tokenizer
+    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))) == text.encode()
+
+
+def test_token_bytes_are_what_decode_shows_and_those_of_transformers_table(mini) -> None:
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    tokenizer, byte_of = mini.tokenizer, {v: k for k, v in bytes_to_unicode().items()}
+    for index in range(tokenizer.vocab_size):
+        found = tokenizer.token_bytes(index)
+        assert found.decode(errors="replace") == tokenizer.decode([index], skip_special=False)
+        if index not in tokenizer.special_ids:
+            token = tokenizer.backend.id_to_token(index)
+            assert found == bytes(byte_of[letter] for letter in token)
+
+
+def test_special_and_added_tokens_are_spelt_as_they_are_written(byte_tokenizer) -> None:
+    backend = type(byte_tokenizer.backend).from_str(byte_tokenizer.backend.to_str())
+    backend.add_tokens(["Ġé"])
+    tokenizer = Tokenizer(backend, eos_token="<|im_end|>")
+    assert tokenizer.special_ids == {256, 257}
+    assert tokenizer.token_bytes(257) == b"<|im_end|>"
+    assert tokenizer.token_bytes(258) == "Ġé".encode()
+    for index in (-1, 259):
+        with pytest.raises(ValueError, match=f"token id {index} is not in the vocabulary of 259"):
+            tokenizer.token_bytes(index)
+
+
+def test_token_bytes_need_a_byte_level_tokenizer(tiny_tokenizer: Tokenizer) -> None:
+    backend = type(tiny_tokenizer.backend).from_str(tiny_tokenizer.backend.to_str())
+    backend.decoder = Metaspace()
+    with pytest.raises(ValueError, match="only byte-level tokenizers"):
+        Tokenizer(backend, eos_token=tiny_tokenizer.eos_token).token_bytes(0)

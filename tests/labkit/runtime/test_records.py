@@ -45,3 +45,10 @@ def test_no_commit_outside_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert records.current_commit() == ""
+
+
+def test_records_of_the_checkout_are_found_by_name() -> None:
+    found = records.committed("peft_methods")
+    assert {"peft_quality", "peft_memory"} <= {record.metric for record in found}
+    with pytest.raises(FileNotFoundError, match="run this in a checkout of the course"):
+        records.committed("no-such")

@@ -9,11 +9,12 @@ import torch
 
 from labkit.data.batch import Example, TokenBatch, collate
 from labkit.data.loader import DataLoader
-from labkit.model import minillm, moe
+from labkit.model import fused, minillm, moe
 from labkit.model.config import ModelConfig, MoeConfig
 from labkit.training.config import TrainConfig
-from labkit.training.forward import causal_lm_loss, routed_lm_loss
+from labkit.training.forward import causal_lm_loss, fused_lm_loss, routed_lm_loss
 from labkit.training.loop import train
+from labkit.tuning import lora
 
 
 @pytest.fixture
@@ -75,3 +76,39 @@ def test_a_dense_model_has_nothing_to_balance(
 ) -> None:
     with pytest.raises(ValueError, match="no experts to balance"):
         routed_lm_loss(tiny_model, batch)
+
+
+def test_the_fused_loss_is_the_plain_one(
+    tiny_config: ModelConfig, batch: TokenBatch, gen: torch.Generator
+) -> None:
+    model = minillm.MiniLLM(tiny_config)
+    minillm.initialise(model, gen)
+    (loss, tokens), (expected, count) = (f(model, batch) for f in (fused_lm_loss, causal_lm_loss))
+    assert tokens == count
+    torch.testing.assert_close(loss, expected)
+
+
+def test_the_fused_loss_refuses_a_head_that_is_more_than_a_matrix(
+    tiny_config: ModelConfig, batch: TokenBatch
+) -> None:
+    model = minillm.MiniLLM(tiny_config)
+    lora.apply(model, lora.LoraConfig(target_modules=("lm_head",)))
+    with pytest.raises(ValueError, match="needs a MiniLLM with a plain head"):
+        fused_lm_loss(model, batch)
+
+
+def test_fused_layers_and_loss_train_under_autocast_as_plain_ones_do(
+    tiny_config: ModelConfig, batch: TokenBatch, gen: torch.Generator
+) -> None:
+    plain = minillm.MiniLLM(tiny_config)
+    minillm.initialise(plain, gen)
+    model = fused.fuse(copy.deepcopy(plain))
+    for each, loss in ((model, fused_lm_loss), (plain, causal_lm_loss)):
+        with torch.autocast("cpu", torch.bfloat16):
+            total, _ = loss(each, batch)
+        total.backward()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        assert ours.grad is not None
+        assert ours.grad.dtype == torch.float32
+        largest = float(theirs.grad.abs().max())
+        torch.testing.assert_close(ours.grad / largest, theirs.grad / largest, rtol=0, atol=5e-2)

@@ -66,7 +66,7 @@ def test_learns_to_rank_and_leaves_the_policy_alone():
     source = preference_batches(
         pairs(4000), batch_size=100, pad_id=0, generator=torch.Generator().manual_seed(1)
     )
-    config = TrainConfig(steps=120, lr=6e-3, warmup_steps=4)
+    config = TrainConfig(steps=240, lr=6e-3, warmup_steps=4)
     records = list(train_reward_model(scorer, source, config))
     assert records[0].loss_nats == pytest.approx(math.log(2), abs=1e-6)
     assert records[0].tokens == 100
@@ -79,7 +79,7 @@ def test_learns_to_rank_and_leaves_the_policy_alone():
         true[:, :, None] > true[:, None, :]
     )  # of the same prompt: only there are they comparable
     ranked = learnt[:, :, None] > learnt[:, None, :]
-    assert ranked[better].float().mean() > 0.85
+    assert ranked[better].float().mean() > 0.95
 
 
 def test_accumulated_pairs_equal_one_batch():

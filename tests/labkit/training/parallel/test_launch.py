@@ -20,6 +20,7 @@ def fail_on_one() -> None:
 
 
 def die() -> None:
+    os.write(2, b"my disk is on fire\n")
     os._exit(3)
 
 
@@ -38,7 +39,7 @@ def test_a_failure_carries_the_traceback_of_the_rank(on_ranks) -> None:
 
 
 def test_a_rank_that_dies_is_named(on_ranks) -> None:
-    with pytest.raises(RankError, match="died without a word"):
+    with pytest.raises(RankError, match=r"(?s)died without a word.*my disk is on fire"):
         on_ranks(2, die)
 
 
@@ -70,3 +71,27 @@ def test_a_rank_that_hangs_is_ended_at_the_deadline(on_ranks, tmp_path: Path) ->
 def test_no_ranks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="size=0"):
         Ranks(0, tmp_path)
+
+
+def test_what_a_notebook_defines_travels_by_value(on_ranks, monkeypatch) -> None:
+    offset = 5
+
+    def own() -> int:
+        return dist.get_rank() + offset
+
+    own.__module__ = "__main__"
+    assert on_ranks(2, own) == [5, 6]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install cloudpickle"):
+        on_ranks(2, own)
+
+
+def refuse() -> None:
+    raise ValueError("seven")
+
+
+def test_a_value_error_is_the_cause(on_ranks) -> None:
+    with pytest.raises(RankError) as caught:
+        on_ranks(2, refuse)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert str(caught.value.__cause__) == "seven"

@@ -119,7 +119,40 @@ def test_refusals() -> None:
         zero_memory(10, 2, 4)
     with pytest.raises(ValueError, match="stage=0"):
         Zero(Odd(), [], alone, ADAMW, stage=0)
+    with pytest.raises(ValueError, match="no parameter requires a gradient"):
+        Zero(Odd().requires_grad_(False), [], alone, ADAMW, stage=1)
+
+
+def clipped(stage: int):
+    group = Group.world()
     model = Odd()
     model[0].bias.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"0\.bias is frozen"):
-        Zero(model, [], alone, ADAMW, stage=1)
+    zero = Zero(model, [model[0]], group, ADAMW, stage=stage)
+    norms = []
+    for step in range(3):
+        x = torch.arange(18.0).view(6, 3).sin() + step
+        (10 * model(x.chunk(group.size)[group.index]).pow(2).mean()).backward()
+        norms.append(zero.gradient_norm().item())
+        zero.scale_gradients(min(1.0, 0.3 / norms[-1]))
+        zero.step()
+    zero.gather()
+    return tiny.values(model), norms
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_gradients_are_clipped_by_the_norm_of_all_and_frozen_ones_stay(on_ranks, stage) -> None:
+    model = Odd()
+    model[0].bias.requires_grad_(False)
+    optimizer = ADAMW([p for p in model.parameters() if p.requires_grad])
+    norms = []
+    for step in range(3):
+        optimizer.zero_grad()
+        (10 * model(torch.arange(18.0).view(6, 3).sin() + step).pow(2).mean()).backward()
+        norms.append(nn.utils.clip_grad_norm_(model.parameters(), 0.3).item())
+        optimizer.step()
+    assert min(norms) > 0.3
+    for ours, ours_norms in on_ranks(2, clipped, stage):
+        assert ours_norms == pytest.approx(norms, rel=1e-5)
+        assert torch.equal(ours["0.bias"], Odd()[0].bias)
+        for name, value in tiny.values(model).items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,1 @@
+"""Training in less memory: recomputation, half precision, accumulation, and bytes foretold."""
