@@ -33,11 +33,14 @@ def write_ratio(
     work: int,
     unit: str,
     extra: dict[str, object],
+    *,
+    module: str = "",
 ) -> Record:
     """Record how many times the peer's rate ours is: median of the pairwise ratios, their spread.
 
     Each round timed both, one after the other, so a ratio within a round is free of the drift
-    between rounds. `spread` is half the range of the rounds' ratios.
+    between rounds. `spread` is half the range of the rounds' ratios. `module` is the benchmark's,
+    where it is not called as the metric is.
     """
     pairs = zip(timings[OURS].samples_s, timings[PEER].samples_s, strict=True)
     ratios = torch.tensor([theirs / ours for ours, theirs in pairs])
@@ -47,8 +50,8 @@ def write_ratio(
         value=round(float(ratios.median()), 3),
         unit="times the peer",
         spread=round(float(ratios.max() - ratios.min()) / 2, 3),
-        command=f"python -m benchmarks.{metric}",
+        command=f"python -m benchmarks.{module or metric}",
         extra={**extra, "rates": rates, "rate_unit": unit, "rounds": len(ratios)},
     )
-    append_record(RESULTS / f"{metric}.jsonl", record)
+    append_record(RESULTS / f"{module or metric}.jsonl", record)
     return record
