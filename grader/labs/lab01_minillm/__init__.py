@@ -1,0 +1,1 @@
+"""Checks of lab 01: a transformer's parts by hand."""

@@ -1,0 +1,1 @@
+"""Checks of lab 08: alignment, from log-probabilities to policy losses."""
