@@ -1,11 +1,15 @@
 """The two phases of generation over a left-padded batch: one prefill, then one token a step."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from labkit.model.cache import KVCache
 from labkit.model.minillm import MiniLLM
+from labkit.tuning import soft_prompt
 
 
 class BatchDecoder:
@@ -26,11 +30,12 @@ class BatchDecoder:
         embedding = model.model.embed_tokens.weight
         B, T = len(prompts), max(len(prompt) for prompt in prompts)
         self._model = model
+        self._virtual = soft_prompt.virtual_tokens(model)
         self._device = embedding.device
         self._cache = KVCache(
             model.config,
             batch_size=B,
-            max_length=T + max_steps,
+            max_length=T + max_steps + self._virtual,
             dtype=embedding.dtype,
             device=self._device,
         )
@@ -54,14 +59,27 @@ class BatchDecoder:
     def step(self, tokens: Int[Tensor, "B"]) -> Float[Tensor, "B V"]:
         """Append one token a row; logits of the token after it."""
         # A finished row is fed on until the batch ends: its positions must stay in the table.
-        positions = self._next_position.clamp(max=self._model.config.max_length - 1)
+        last = self._model.config.max_length - self._virtual - 1
+        positions = self._next_position.clamp(max=last)
         self._next_position = self._next_position + 1
         return self._logits(tokens.to(self._device)[:, None], positions)
 
     def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
-        S = self._cache.length + ids.shape[1]
+        S = max(0, self._cache.length - self._virtual) + ids.shape[1]
         mask = self._real[:, :S] if self._padded else None
         logits: Tensor = self._model(
             ids, cache=self._cache, positions=positions, padding_mask=mask, last_only=True
         )
         return logits[:, -1]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off for the run, and back on if the model was training."""
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in was_training:
+            module.training = True

@@ -33,8 +33,13 @@ class TextAssembler:
         self._held = ""  # settled characters that may begin a stop string
         self.stopped = False
 
-    def push(self, token: int) -> str:
-        """Take one token and return the text that has become final, often nothing."""
+    def push(self, token: int, *, may_stop: bool = True) -> str:
+        """Take one token and return the text that has become final, often nothing.
+
+        Args:
+            token: Its id.
+            may_stop: Whether a stop string that this token completes ends the text.
+        """
         self._window.append(token)
         text = self._decode(self._window)
         if text.endswith(BROKEN):
@@ -43,11 +48,11 @@ class TextAssembler:
         self._window = self._window[self._context :]
         self._context = len(self._window)
         self._shown = len(self._decode(self._window))
-        return self._take(fresh)
+        return self._take(fresh, may_stop)
 
-    def finish(self) -> str:
+    def finish(self, *, may_stop: bool = True) -> str:
         """The rest of the text after the last token, incomplete characters as U+FFFD."""
-        piece = self._take(self._decode(self._window)[self._shown :])
+        piece = self._take(self._decode(self._window)[self._shown :], may_stop)
         if self.stopped:
             return piece
         piece, self._held = piece + self._held, ""
@@ -56,13 +61,15 @@ class TextAssembler:
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special=True)
 
-    def _take(self, fresh: str) -> str:
+    def _take(self, fresh: str, may_stop: bool) -> str:
         """Give out `fresh` up to a stop string, or up to what may become one."""
         if self.stopped:
             return ""
-        text = self._held + fresh
-        cuts = [at for stop in self._stop if (at := text.find(stop)) >= 0]
-        if cuts:
+        text, old = self._held + fresh, len(self._held)
+        # What ends within the held text was not to stop it: only new characters complete a stop.
+        found = [text.find(stop, max(0, old - len(stop) + 1)) for stop in self._stop]
+        cuts = [at for at in found if at >= 0]
+        if cuts and may_stop:
             self.stopped, self._held = True, ""
             return text[: min(cuts)]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)

@@ -78,6 +78,32 @@ def test_a_stop_string_over_several_tokens_is_held_back():
     assert parts[4:7] == ["", "", "ENX"]
 
 
+@given(
+    st.text("abc", max_size=14),
+    st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3),
+    st.integers(0, 14),
+)
+def test_a_stop_string_counts_only_if_it_ends_late_enough(text, stops, minimum):
+    """`minimum` characters come before any end; a stop may begin among them."""
+    assembler, shown = TextAssembler(TOKENIZER, tuple(stops)), ""
+    for number, token in enumerate(TOKENIZER.encode(text), start=1):
+        shown += assembler.push(token, may_stop=number > minimum)
+        if assembler.stopped:
+            break
+    ends = [
+        (end, start)
+        for stop in stops
+        for start in range(len(text))
+        if text.startswith(stop, start) and (end := start + len(stop)) > minimum
+    ]
+    assert assembler.stopped == bool(ends)
+    if not ends:
+        assert shown + assembler.finish() == text
+        return
+    first = min(ends)[0]
+    assert shown == text[: min(start for end, start in ends if end == first)]
+
+
 def test_what_looked_like_a_stop_is_given_out_at_the_end():
     parts, stopped = pieces(TOKENIZER.encode("x EN"), ("END",))
     assert not stopped

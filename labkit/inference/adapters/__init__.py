@@ -1,0 +1,1 @@
+"""Many LoRA adapters over one base model, each row of a batch with its own."""

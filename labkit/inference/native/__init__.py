@@ -1,0 +1,1 @@
+"""The engine's C++ kernels: built once a machine, called on tensors."""
