@@ -1,13 +1,34 @@
 """Running the application in this process until it is interrupted."""
 
+import asyncio
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
+from labkit.inference.engine_config import EngineConfig
 from labkit.model.zoo import Loaded
+from labkit.serving.adapter_source import Registry
 from labkit.serving.app import create_app
+from labkit.serving.backends.base import Backend
+from labkit.serving.backends.build import engine_backend
+from labkit.serving.config import ServingConfig
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that lets requests end before it goes: new ones are answered 503 meanwhile."""
+
+    def __init__(self, app: FastAPI, log_level: str) -> None:
+        super().__init__(uvicorn.Config(app, log_level=log_level, access_log=False))
+        self._gateway = app.state.gateway
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain the gateway beside uvicorn's own wait for open connections."""
+        draining = asyncio.ensure_future(self._gateway.shut_down())
+        await super().shutdown(sockets)
+        await draining
 
 
 def build_server(
@@ -16,10 +37,23 @@ def build_server(
     *,
     base_name: str | None = None,
     log_level: str = "warning",
-) -> uvicorn.Server:
-    """The server, not started; `listen` gives it a socket."""
-    app = create_app(loaded, adapters, base_name=base_name)
-    return uvicorn.Server(uvicorn.Config(app, log_level=log_level))
+    engine: EngineConfig | None = None,
+    config: ServingConfig | None = None,
+) -> Server:
+    """The server over our engine, not started; `listen` gives it a socket."""
+    backend = engine_backend(loaded, adapters, base_name=base_name, engine=engine)
+    return server_of(backend, config, log_level=log_level)
+
+
+def server_of(
+    backend: Backend,
+    config: ServingConfig | None = None,
+    registry: Registry | None = None,
+    *,
+    log_level: str = "warning",
+) -> Server:
+    """The server over any backend, not started."""
+    return Server(create_app(backend, config, registry), log_level)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -40,19 +74,17 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    loaded: Loaded,
-    adapters: Mapping[str, Path | str] | None = None,
+    backend: Backend,
+    config: ServingConfig | None = None,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    base_name: str | None = None,
 ) -> None:
     """Serve until interrupted.
 
     Raises:
         OSError: The address cannot be listened on.
-        ValueError: An adapter does not fit.
     """
-    server = build_server(loaded, adapters, base_name=base_name, log_level="info")
+    server = server_of(backend, config, log_level="info")
     with listen(host, port) as bound:
         server.run(sockets=[bound])

@@ -1,0 +1,1 @@
+"""Where requests are answered: our engine, transformers, or a vLLM server."""

@@ -1,0 +1,1 @@
+"""What requests may hold: everything else is refused with its name."""
