@@ -1,0 +1,1 @@
+"""Lab 12: many adapters over one base model, from their bytes to an endpoint."""
