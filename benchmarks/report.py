@@ -1,10 +1,11 @@
-"""The README's table of measurements, made from the latest record of each setting.
+"""The README's table of measurements, made from the latest record of each setting and peer.
 
 Write it into README.md: python -m benchmarks.report
 """
 
 from pathlib import Path
 
+from benchmarks import inference_report
 from benchmarks.peers import RESULTS
 from labkit.runtime.records import Record, load_records
 
@@ -18,19 +19,25 @@ NAMES = {
     "decode": "greedy decoding",
     "grading": "grading a class",
     "lora_step": "LoRA training step",
+    "lora_step_memory": "LoRA training step, peak memory",
+    "lora_questions": "LoRA on questions, packed by us",
+    "lora_questions_memory": "LoRA on questions, peak memory",
+    "pretraining": "pretraining step",
+    "pretraining_memory": "pretraining step, peak memory",
 }
 MEMORY = "grading_memory"
 
 
 def table(folder: Path = RESULTS) -> str:
-    """One row for each metric and setting, the newest record of each."""
-    latest: dict[tuple[str, str], Record] = {}
+    """One row for each metric, setting and peer, the newest record of each; then inference's."""
+    latest: dict[tuple[str, str, str], Record] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for record in load_records(path):
-            latest[record.metric, _setting(record)] = record
+            peer = str(record.extra.get("peer", ""))
+            latest[record.metric, _setting(record), peer] = record
     rows = [_row(record) for record in latest.values() if record.metric in NAMES]
     memory = [_memory(record) for record in latest.values() if record.metric == MEMORY]
-    return HEAD + "".join([*rows, *memory])
+    return HEAD + "".join([*rows, *memory]) + inference_report.tables(folder / "inference.jsonl")
 
 
 def _memory(record: Record) -> str:
