@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 SCALE ?= smoke
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help start setup test check lint types layers release unit notebooks stored walk vllm hostile faults labs lectures bench lock clean python
+.PHONY: help start setup test check lint types layers release unit notebooks stored walk vllm triton tritonserver llamacpp mnn hostile faults labs lectures bench lock clean python
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 python:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: no '$(PYTHON)' found: install Python 3.11 or newer, or name one: make start PYTHON=python3.12" >&2; exit 1; }
@@ -19,7 +19,7 @@ start: python  ## Set up, run one lecture, grade a sample class, open JupyterLab
 setup: python  ## Make .venv with everything tests and notebooks need
 	@$(PYTHON) scripts/start.py --extra dev --only install,model
 
-test: setup check unit hostile notebooks stored walk vllm  ## All that CI runs, from a clean checkout
+test: setup check unit hostile faults notebooks stored walk vllm triton tritonserver  ## All that CI runs, from a clean checkout
 
 check: lint types layers release  ## Lint, types, layers, labs/ fresh and without leaks: half a minute
 
@@ -37,14 +37,14 @@ release:
 	$(BIN)/grader release --check
 
 unit:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser and not vllm" \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser and not vllm and not tritonserver" \
 		--ignore tests/grader/hostile
 
 hostile:  ## Grade the hostile and broken submissions on every tier there is
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/grader/hostile/test_hostile.py \
 		tests/grader/hostile/test_archives.py
 
-faults:  ## Kill graders anywhere, fill the disk, lock the gradebook: ten minutes, not in `make test` yet
+faults:  ## Kill graders anywhere, fill the disk, lock the gradebook, keep the machine busy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/grader/hostile/test_interrupted.py \
 		tests/grader/hostile/test_faults.py
 
@@ -61,6 +61,21 @@ vllm:  ## Load exported models in a real vLLM, in an environment of its own
 	@$(PYTHON) scripts/vllm_env.py
 	$(BIN)/python -m pytest -q -m vllm
 
+triton:  ## Run our Triton kernels in its interpreter, in an environment of its own
+	@$(PYTHON) scripts/triton_env.py
+	TRITON_INTERPRET=1 .venv-triton/bin/python -m pytest -q tests/labkit/model/test_flash_triton.py
+
+tritonserver:  ## Call a real Triton Inference Server that runs labkit, in an environment of its own
+	@$(PYTHON) scripts/tritonserver_env.py
+	OMP_NUM_THREADS=1 .venv-tritonserver/bin/python -m pytest -q -m tritonserver \
+		tests/labkit/serving/tritonserver
+
+llamacpp:  ## Compile llama.cpp into an environment of its own, for the benchmarks
+	@$(PYTHON) scripts/llamacpp_env.py
+
+mnn:  ## Install MNN-LLM into an environment of its own, for benchmarks/landscape.py
+	@$(PYTHON) scripts/mnn_env.py
+
 labs:  ## Generate labs/ from solutions/
 	$(BIN)/grader release
 
@@ -69,9 +84,12 @@ lectures:  ## Execute the lectures at SCALE=cpu and store their outputs
 
 bench:  ## Measure the committed benchmarks on an idle machine
 	$(BIN)/python -m benchmarks.decode
-	$(BIN)/python -m benchmarks.lora_step
+	$(BIN)/python -m benchmarks.training
 	$(PYTHON) scripts/otter_env.py
 	$(BIN)/python -m benchmarks.grading
+	$(PYTHON) scripts/vllm_env.py
+	$(PYTHON) scripts/llamacpp_env.py
+	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.report
 
 lock:  ## Write constraints.txt: what the course needs, as .venv has it

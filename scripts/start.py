@@ -113,6 +113,15 @@ def pip(*arguments, venv=VENV, optional=False):
     return code == 0
 
 
+def venv_beside(venv, *requirements):
+    """An environment of its own that sees the course's packages after its own ones."""
+    make_venv(venv)
+    pip(*requirements, venv=venv)
+    [packages] = venv.glob("lib/python*/site-packages")
+    course = VENV / packages.relative_to(venv)
+    (packages / "course.pth").write_text(f"{course}\n{ROOT}\n")
+
+
 def pins():
     """The line of each package in constraints.txt."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()

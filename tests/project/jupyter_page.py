@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 TOKEN = "walk"
@@ -85,6 +87,10 @@ class Page:
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
 
+    def sign_in(self, address: str) -> None:
+        """Get the cookie that pages are let in by which ask the server for more."""
+        self.visit(f"{address}/api/status?token={TOKEN}")
+
     def visit(self, url: str) -> None:
         self.driver.get(url)
 
@@ -92,6 +98,17 @@ class Page:
         """Wait until a JavaScript expression is true and return its value."""
         wait = WebDriverWait(self.driver, SECONDS)
         return wait.until(lambda driver: driver.execute_script(f"return {script}", *arguments))
+
+    def until_true(self, condition: Callable[[], bool]) -> None:
+        """Wait until something outside the page is as it should be."""
+        WebDriverWait(self.driver, SECONDS).until(lambda _: condition())
+
+    def type_into(self, selector: str, text: str) -> None:
+        """Replace what stands in a field by typing, and leave the field."""
+        self.scroll_to(selector)
+        field = self.driver.find_element(By.CSS_SELECTOR, selector)
+        field.clear()
+        field.send_keys(text, Keys.TAB)
 
     def open_notebook(self, address: str, path: str) -> None:
         """Open a notebook and wait for its kernel."""

@@ -59,10 +59,12 @@ def test_the_table_of_measurements_is_what_the_records_say() -> None:
     assert written == table()
 
 
-def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
-    assert "Paris" in capsys.readouterr().out
+def test_the_python_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
+    examples = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})
+        assert "Paris" in capsys.readouterr().out
 
 
 def test_points_of_the_labs_are_the_checks_points() -> None:

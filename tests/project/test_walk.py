@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from .jupyter_page import TOKEN, Page, chromium, jupyterlab
+from grader.cli.main import main
+from grader.course import Course
+from grader.gradebook.opening import opened
+
+from .jupyter_page import Page, chromium, jupyterlab
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 WALK = ROOT / "reports" / "walk"
 LAB, LECTURE = "lab03_lora", "chapters/training/04_lora.ipynb"
-WRITTEN_POINTS = 3  # of the exercise that a person grades
+BY_HAND, WRITTEN, WRITTEN_POINTS = "ada-perfect", "first_step", 3  # what a person grades
 STEPS = ("Install the pinned set", "Prepare SmolLM2", "Execute chapters", "Grade a sample class")
 
 
@@ -130,10 +134,38 @@ def test_the_formgrader_shows_the_scores(page: Page, address: str) -> None:
         for path in (ROOT / "reports" / LAB / "results").glob("*.json")
     ]
     assert len(results) >= 6
-    page.visit(f"{address}/formgrader/manage_submissions/{LAB}?token={TOKEN}")
+    page.sign_in(address)
+    page.visit(f"{address}/formgrader/manage_submissions/{LAB}")
     page.until("document.body.innerText.includes('ada-perfect')")
     page.shoot(WALK / "formgrader.png")
     rows = page.until("[...document.querySelectorAll('tr')].map(row => row.innerText)")
     for result in results:
-        (row,) = [row for row in rows if result["student"] in row]
-        assert f"{result['score']:g} / {result['max_score'] + WRITTEN_POINTS:g}" in row
+        if result["student"] != BY_HAND:
+            (row,) = [row for row in rows if result["student"] in row]
+            assert f"{result['score']:g} / {result['max_score'] + WRITTEN_POINTS:g}" in row
+
+
+def test_a_person_grades_a_written_answer_and_grading_again_keeps_it(
+    page: Page, address: str
+) -> None:
+    course = Course(root=ROOT)
+    with opened(course) as gradebook:
+        place = gradebook.find_submission_notebook(LAB, LAB, BY_HAND).id
+    page.sign_in(address)
+    page.visit(f"{address}/formgrader/submissions/{place}/?index=0")
+    page.until(f"document.querySelector('#{WRITTEN}') && window.$ && $.active === 0")
+    assert "projected onto the rows" in page.until("document.body.innerText")
+    points = 1.5 if score_by_hand(course) == 2.5 else 2.5  # another one than a walk before gave
+    page.type_into(f"#{WRITTEN}", str(points))
+    page.until_true(lambda: score_by_hand(course) == points)
+    page.shoot(WALK / "graded_by_hand.png")
+    assert main(["--root", str(ROOT), "autograde", LAB, "--student", BY_HAND, "--fresh"]) == 0
+    assert score_by_hand(course) == points
+    with opened(course) as gradebook:
+        assert gradebook.find_submission(LAB, BY_HAND).score == 32 + points
+
+
+def score_by_hand(course: Course) -> float | None:
+    with opened(course) as gradebook:
+        score: float | None = gradebook.find_grade(WRITTEN, LAB, LAB, BY_HAND).manual_score
+        return score
