@@ -23,7 +23,13 @@ from grader.course import Course
 from grader.grading.questions import answer
 from grader.grading.submission import Grading, boxes_for
 from grader.mutants import load_mutants, mutated
-from grader.notebooks import Notebook, read_notebook, write_notebook
+from grader.notebooks import (
+    Notebook,
+    grade_id,
+    is_solution,
+    read_notebook,
+    write_notebook,
+)
 from grader.results import CellResult, Result, Status
 from grader.solved import without_markers
 
@@ -128,12 +134,19 @@ def trials(course: Course, lab: str) -> list[Trial]:
     """The solution, the untouched release and all mutants of a lab.
 
     Raises:
-        ValueError: No such lab, not released, or a mutant does not fit the solution any more.
+        ValueError: No such lab, not released as it stands, or a mutant does not fit the solution
+            any more.
     """
     known = load_mutants(lab)
     if not course.release(lab).is_file():
         raise ValueError(f"{lab} is not released: run `grader release {lab}` first")
     release, solved = read_notebook(course.release(lab)), read_notebook(course.source(lab))
+    released = {grade_id(cell) for cell in release["cells"] if is_solution(cell)}
+    if missing := ", ".join(question for question in known if question not in released):
+        raise ValueError(
+            f"labs/{lab} is older than its solution, it has no {missing}: "
+            f"run `grader release {lab}` first"
+        )
     made = [Trial(notebook=without_markers(solved)), Trial(notebook=release)]
     for question, mutants in known.items():
         for name, mutant in mutants.items():

@@ -1,1 +1,1 @@
-"""Checks of lab 09: sampling, a KV cache, stop strings, broken decoders, a token's cost."""
+"""Lab 09: sampling, a KV cache, stop strings, broken decoders, a token's cost, beams."""

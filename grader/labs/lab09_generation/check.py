@@ -203,6 +203,31 @@ def _predict_inputs(rng: np.random.Generator) -> Arrays:
     }
 
 
+def _beam_case(
+    rng: np.random.Generator, name: str, num_beams: int, alpha: float, ends: float
+) -> Arrays:
+    """A model that ends a text with about the same odds, whatever it wrote; `ends` shifts them."""
+    V, longest = int(rng.integers(7, 11)), int(rng.integers(6, 9))
+    eos = int(rng.integers(V))
+    logits = 1.5 * torch.from_numpy(rng.standard_normal((longest, V + 1, V)))
+    logits[:, :, eos] += ends
+    table = logits.log_softmax(-1)
+    return {"name": name, "table": table, "num_beams": num_beams, "alpha": alpha, "eos": eos}
+
+
+def _beam_inputs(rng: np.random.Generator) -> Arrays:
+    return {
+        "cases": [
+            _beam_case(rng, "2 beams, the likeliest text", 2, 0.0, ends=0.0),
+            _beam_case(rng, "3 beams, length_penalty 1", 3, 1.0, ends=0.5),
+            _beam_case(rng, "4 beams, length_penalty 0.6", 4, 0.6, ends=1.0),
+            _beam_case(rng, "2 beams, length_penalty 1.5", 2, 1.5, ends=2.0),
+            _beam_case(rng, "3 beams, most texts are cut", 3, 0.8, ends=-3.0),
+            _beam_case(rng, "5 beams, likely to end", 5, 0.3, ends=2.0),
+        ]
+    }
+
+
 _check = partial(exercise, "lab09_generation", hints=hints.HINTS)
 
 LAB = Lab(
@@ -237,6 +262,11 @@ LAB = Lab(
         _check(
             "predict_decoding", 5, _predict_inputs,
             "what is read once a step, and what once for each text of the batch?",
+            tolerance=FLOAT64,
+        ),
+        _check(
+            "beam_search", 6, _beam_inputs,
+            "what goes on is ranked by its sum, what has ended by its score.",
             tolerance=FLOAT64,
         ),
     ),

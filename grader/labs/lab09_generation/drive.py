@@ -140,6 +140,40 @@ def predict_decoding(impl: Callable[..., Any], inputs: Arrays) -> Arrays:
     return results
 
 
+class Continuations:
+    """A model of few tokens, whose next one depends on the last and on the text's length."""
+
+    def __init__(self, table: Tensor) -> None:
+        self._table = table  # (max_new_tokens, V + 1, V); row V follows the prompt
+        self.asked: list[list[list[int]]] = []
+
+    def __call__(self, prefixes: Any) -> Tensor:
+        """Log-probabilities (N, V), float64, of the token after each of N prefixes."""
+        self.asked.append([[int(token) for token in prefix] for prefix in prefixes])
+        length = {len(prefix) for prefix in self.asked[-1]}
+        if len(length) != 1 or max(length) >= len(self._table):
+            raise ValueError(
+                f"expected prefixes of one length below {len(self._table)}, got {sorted(length)}"
+            )
+        last = [prefix[-1] if prefix else -1 for prefix in self.asked[-1]]
+        return self._table[max(length), last]
+
+
+def beam_search(impl: Callable[..., Any], inputs: Arrays) -> Arrays:
+    """Search several models, and note which prefixes each was asked to go on from."""
+    results: Arrays = {}
+    for case in inputs["cases"]:
+        model = Continuations(case["table"].clone())
+        beams = list(impl(model, case["num_beams"], len(case["table"]), case["alpha"], case["eos"]))
+        name = case["name"]
+        results[f"{name}: best text"] = [int(token) for token in beams[0][0]]
+        results[f"{name}: its score"] = float(beams[0][1])
+        results[f"{name}: all texts"] = [[int(token) for token in ids] for ids, _ in beams]
+        results[f"{name}: all scores"] = [float(score) for _, score in beams]
+        results[f"{name}: prefixes asked for, sorted"] = [sorted(ask) for ask in model.asked]
+    return results
+
+
 DRIVES: dict[str, Callable[[Any, Arrays], Arrays]] = {
     "next_token_distribution": next_token_distribution,
     "draw": draw,
@@ -147,4 +181,5 @@ DRIVES: dict[str, Callable[[Any, Arrays], Arrays]] = {
     "until_stop": until_stop,
     "diagnose": diagnose,
     "predict_decoding": predict_decoding,
+    "beam_search": beam_search,
 }

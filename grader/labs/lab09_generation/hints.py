@@ -42,4 +42,12 @@ HINTS: dict[str, dict[str, str]] = {
         "a batch": "the weights once a step, the cache and a token once for each text.",
         "bytes read": "every matrix, the norms and the head, and the cache of the context.",
     },
+    "beam_search": {
+        "best text": "texts are ranked by score, and a text that reached the limit counts as well.",
+        "score": "divide the sum of log-probabilities by the number of tokens, eos among them, "
+        "to the power of length_penalty.",
+        "all texts": "an end of sequence takes no place from the prefixes that go on.",
+        "asked for": "all prefixes of a step in one call, at most num_beams; and no call once none "
+        "of them can still beat the worst of num_beams finished texts.",
+    },
 }

@@ -61,6 +61,14 @@ if agrees(*[1] * 8):
         return "healthy" if agrees(3, 5) else "mask"
 """
 
+LIVE = "live = sorted(open_, reverse=True)[:num_beams]"
+ENDS_TAKE_PLACES = """\
+best = sorted(grown, reverse=True)[:num_beams]
+        live = [x for x in best if x[1][-1] != eos_id]
+        if not live:
+            break"""
+LENGTH = "length**length_penalty"
+
 MUTANTS: Mutants = {
     "next_token_distribution": {
         "temperature last": [
@@ -132,5 +140,20 @@ MUTANTS: Mutants = {
         ],
         "ignores the context": [(" + kv_bytes * context * batch_size", "")],
         "speed of one text": [("bandwidth / moved * batch_size", "bandwidth / moved")],
+    },
+    "beam_search": {
+        "score without the length": [("total / length**length_penalty", "total")],
+        "length without the end": [
+            ("length**length_penalty", "max(1, length - 1)**length_penalty")
+        ],
+        "ends take places in the beam": [(LIVE, ENDS_TAKE_PLACES)],
+        "drops what the limit cuts": [(" or length == max_new_tokens", "")],
+        "stops at num_beams texts": [(" and hope <= finished[-1][0]", "")],
+        "never stops early": [("if len(finished) == num_beams", "if False")],
+        "hopes for the present length": [("max_new_tokens**length_penalty", LENGTH)],
+        "greedy": [("[:num_beams]\n        hope", "[:1]\n        hope")],
+        "a call for each prefix": [
+            ("log_probs([ids for _, ids in live])", "torch.cat([log_probs([x]) for _, x in live])")
+        ],
     },
 }

@@ -1,6 +1,6 @@
 """labkit's generation in the shapes that lab 09's exercises ask for: expected values."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -110,6 +110,32 @@ def predict_decoding(
     return kv_bytes, step, batch_size * bandwidth / step
 
 
+def beam_search(
+    log_probs: Callable[[list[list[int]]], Tensor],
+    num_beams: int,
+    max_new_tokens: int,
+    length_penalty: float,
+    eos_id: int,
+) -> list[tuple[list[int], float]]:
+    """The num_beams best texts that this search finishes, best first."""
+    live, finished = [(0.0, list[int]())], list[tuple[float, list[int]]]()
+    for length in range(1, max_new_tokens + 1):
+        rows = log_probs([ids for _, ids in live]).tolist()
+        grown = [
+            (total + step, [*ids, token])
+            for (total, ids), row in zip(live, rows, strict=True)
+            for token, step in enumerate(row)
+        ]
+        ended = [x for x in grown if x[1][-1] == eos_id or length == max_new_tokens]
+        finished += [(total / length**length_penalty, ids) for total, ids in ended]
+        finished = sorted(finished, reverse=True)[:num_beams]
+        live = sorted((x for x in grown if x[1][-1] != eos_id), reverse=True)[:num_beams]
+        hope = live[0][0] / max_new_tokens**length_penalty
+        if len(finished) == num_beams and hope <= finished[-1][0]:
+            break
+    return [(ids, score) for score, ids in finished]
+
+
 IMPLEMENTATIONS: dict[str, Any] = {
     "next_token_distribution": next_token_distribution,
     "draw": draw,
@@ -117,4 +143,5 @@ IMPLEMENTATIONS: dict[str, Any] = {
     "until_stop": until_stop,
     "diagnose": diagnose,
     "predict_decoding": predict_decoding,
+    "beam_search": beam_search,
 }

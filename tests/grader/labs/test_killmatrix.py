@@ -12,7 +12,7 @@ from grader.cli.main import main
 from grader.course import Course, find_course
 from grader.killmatrix import Graded, Matrix
 from grader.mutants import Mutant, Mutants, load_mutants, mutated
-from grader.notebooks import grade_id, read_notebook, source
+from grader.notebooks import grade_id, read_notebook, source, write_notebook
 from grader.results import CellResult, Result, Status
 
 LAB = "lab03_lora"
@@ -173,6 +173,16 @@ def test_a_lab_that_is_not_there_or_not_released_is_refused(
     for lab, words in (("lab99", "no checks for a lab"), (LAB, "is not released"), ("", "no labs")):
         assert main(["--root", str(tmp_path), "mutants", *lab.split()]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_a_release_older_than_its_solution_is_refused(
+    course: Course, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = read_notebook(course.release(LAB))
+    release["cells"] = [cell for cell in release["cells"] if grade_id(cell) != "merge_weight"]
+    write_notebook(course.release(LAB), release)
+    assert main(["--root", str(course.root), "mutants", LAB]) == 2
+    assert f"it has no merge_weight: run `grader release {LAB}`" in capsys.readouterr().err
 
 
 def test_mutants_of_a_question_that_is_not_there_are_refused(

@@ -1,5 +1,6 @@
 """Lab 09: its expectations against other sources, and right answers of other kinds must pass."""
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
@@ -59,6 +60,27 @@ def by_characters(pieces: Iterable[str], stops: tuple[str, ...]) -> Iterator[str
         yield from text
 
 
+def beams_by_tensors(
+    log_probs: Any, num_beams: int, longest: int, alpha: float, eos: int
+) -> list[tuple[list[int], float]]:
+    texts, totals = torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 1, dtype=torch.float64)
+    done: list[tuple[list[int], float]] = []
+    for length in range(1, longest + 1):
+        totals = totals + log_probs(texts)
+        V = totals.shape[1]
+        for row, total in zip(texts.tolist(), totals.tolist(), strict=True):
+            ends = range(V) if length == longest else [eos]
+            done += [([*row, v], total[v] / length**alpha) for v in ends]
+        done = sorted(done, key=lambda text: -text[1])[:num_beams]
+        totals[:, eos] = -math.inf
+        best, places = totals.flatten().topk(min(num_beams, totals.isfinite().sum().item()))
+        texts = torch.cat([texts[places // V], (places % V)[:, None]], dim=1)
+        totals = best[:, None]
+        if len(done) == num_beams and float(best[0]) / longest**alpha <= done[-1][1]:
+            break
+    return done
+
+
 @pytest.mark.parametrize(
     ("name", "impl"),
     [
@@ -66,6 +88,7 @@ def by_characters(pieces: Iterable[str], stops: tuple[str, ...]) -> Iterator[str
         ("draw", by_search),
         ("attend", by_loops),
         ("until_stop", by_characters),
+        ("beam_search", beams_by_tensors),
     ],
 )
 def test_right_answers_of_another_kind_pass(name: str, impl: Any) -> None:
@@ -78,6 +101,36 @@ def test_labkit_draws_what_the_exact_fractions_say(gen: torch.Generator) -> None
     u = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in seeded])
     again = [torch.Generator().manual_seed(i) for i in range(40)]
     assert torch.equal(reference.draw(probs, u), sample(probs, again))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.4])
+def test_beams_enough_find_the_best_of_all_texts(rng: np.random.Generator, alpha: float) -> None:
+    case = check._beam_case(rng, "", 10**4, alpha, ends=0.0)
+    table, eos = case["table"][:4, :5, :4].log_softmax(-1), 2
+    texts = [
+        ids
+        for n in range(1, 5)
+        for ids in itertools.product(range(4), repeat=n)
+        if eos not in ids[:-1] and (ids[-1] == eos or n == 4)
+    ]
+    scores = {}
+    for ids in texts:
+        rows = [table[t, ids[t - 1] if t else -1] for t in range(len(ids))]
+        total = sum(float(row[v]) for row, v in zip(rows, ids, strict=True))
+        scores[ids] = total / len(ids) ** alpha
+    found = reference.beam_search(drive.Continuations(table), 10**4, 4, alpha, eos)
+    assert [tuple(ids) for ids, _ in found] == sorted(scores, key=lambda ids: -scores[ids])
+    assert [score for _, score in found] == pytest.approx(sorted(scores.values(), reverse=True))
+
+
+def test_some_searches_end_early_and_some_run_to_the_limit(rng: np.random.Generator) -> None:
+    early = []
+    for case in check._beam_inputs(rng)["cases"]:
+        model = drive.Continuations(case["table"])
+        longest = len(case["table"])
+        reference.beam_search(model, case["num_beams"], longest, case["alpha"], case["eos"])
+        early.append(len(model.asked) < longest)
+    assert {True, False} == set(early)
 
 
 def test_each_fault_is_told_apart_and_leaves_the_full_path_right(rng: np.random.Generator) -> None:
