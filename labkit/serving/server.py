@@ -2,7 +2,10 @@
 
 import asyncio
 import socket
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -71,6 +74,29 @@ def listen(host: str, port: int) -> socket.socket:
         bound.close()
         raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     return bound
+
+
+@contextmanager
+def in_thread(server: Server, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Run a server in a thread of its own until the block ends; yields its address.
+
+    Raises:
+        OSError: The address cannot be listened on.
+        RuntimeError: The server ended before it was ready; its log says why.
+    """
+    with listen(host, port) as bound:
+        thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
+        thread.start()
+        try:
+            while not server.started:
+                if not thread.is_alive():
+                    raise RuntimeError("the server ended before it was ready")
+                time.sleep(0.01)
+            name = f"[{host}]" if ":" in host else host
+            yield f"http://{name}:{bound.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def serve(

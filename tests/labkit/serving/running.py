@@ -1,6 +1,5 @@
 """A server that runs in a thread, adapters on disk, and waiting for other threads."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,18 +49,8 @@ class Served:
 def serving(backend: Backend, config: ServingConfig | None = None) -> Iterator[Served]:
     """A server in a thread of its own, ended with the block."""
     running = server.server_of(backend, config)
-    with server.listen("127.0.0.1", 0) as bound:
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]})
-        thread.start()
-        while not running.started:
-            time.sleep(0.01)
-            assert thread.is_alive(), "the server did not start"
-        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        try:
-            yield Served(url, running.config.app.state.gateway, running)
-        finally:
-            running.should_exit = True
-            thread.join()
+    with server.in_thread(running) as url:
+        yield Served(url, running.config.app.state.gateway, running)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:

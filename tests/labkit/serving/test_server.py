@@ -187,3 +187,29 @@ def test_names_must_differ_and_ports_be_free(byte_loaded, adapters):
         port = bound.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
             server.listen("127.0.0.1", port)
+
+
+def test_a_server_in_a_thread_ends_with_its_block(byte_loaded):
+    running = server.build_server(byte_loaded)
+    with server.in_thread(running) as url:
+        assert httpx.get(f"{url}/health").status_code == 200
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
+
+
+def test_a_server_that_cannot_start_says_so(byte_loaded, monkeypatch):
+    running = server.build_server(byte_loaded)
+    monkeypatch.setattr(running, "run", lambda sockets: None)
+    with pytest.raises(RuntimeError, match="before it was ready"), server.in_thread(running):
+        pass
+
+
+def test_a_taken_address_is_named(byte_loaded):
+    with server.listen("127.0.0.1", 0) as bound:
+        bound.listen()
+        port = bound.getsockname()[1]
+        with (
+            pytest.raises(OSError, match=f"127.0.0.1:{port}"),
+            server.in_thread(server.build_server(byte_loaded), port=port),
+        ):
+            pass
