@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SCALE ?= smoke
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help start setup test check lint types layers release unit notebooks stored walk vllm triton tritonserver llamacpp mnn hostile faults labs lectures bench lock clean python
+.PHONY: help start setup test check lint types layers release unit notebooks stored walk vllm guidellm triton tritonserver llamacpp mnn hostile faults labs lectures bench lock clean python
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,7 +19,7 @@ start: python  ## Set up, run one lecture, grade a sample class, open JupyterLab
 setup: python  ## Make .venv with everything tests and notebooks need
 	@$(PYTHON) scripts/start.py --extra dev --only install,model
 
-test: setup check unit hostile faults notebooks stored walk vllm triton tritonserver  ## All that CI runs, from a clean checkout
+test: setup check unit hostile faults notebooks stored walk vllm guidellm triton tritonserver  ## All that CI runs, from a clean checkout
 
 check: lint types layers release  ## Lint, types, layers, labs/ fresh and without leaks: half a minute
 
@@ -37,7 +37,7 @@ release:
 	$(BIN)/grader release --check
 
 unit:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser and not vllm and not tritonserver" \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser and not vllm and not guidellm and not tritonserver" \
 		--ignore tests/grader/hostile
 
 hostile:  ## Grade the hostile and broken submissions on every tier there is
@@ -60,6 +60,10 @@ walk:  ## A person's walk through make start, a lecture and a lab in headless Ch
 vllm:  ## Load exported models in a real vLLM, in an environment of its own
 	@$(PYTHON) scripts/vllm_env.py
 	$(BIN)/python -m pytest -q -m vllm
+
+guidellm:  ## Load our server with GuideLLM, in an environment of its own
+	@$(PYTHON) scripts/guidellm_env.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m guidellm tests/labkit/serving/test_guidellm.py
 
 triton:  ## Run our Triton kernels in its interpreter, in an environment of its own
 	@$(PYTHON) scripts/triton_env.py

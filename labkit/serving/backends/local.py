@@ -1,7 +1,7 @@
 """Answers from an engine in this process."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from labkit.serving.backends.orders import Order, Orders
 from labkit.serving.echo import Echo
 from labkit.serving.errors import ApiError
 from labkit.serving.schemas.chat import ChatRequest
-from labkit.serving.schemas.generation import CompletionRequest, GenerationRequest
+from labkit.serving.schemas.generation import CompletionRequest, GenerationRequest, StreamOptions
 from labkit.serving.schemas.others import EmbeddingRequest
 from labkit.serving.scoring import Scored
 from labkit.serving.shapes import CHAT, COMPLETION, Logprobs, Shape, usage
@@ -71,13 +71,12 @@ class LocalBackend:
         else:
             async with Texts(self.worker, order.jobs, trace) as under_way:
                 texts = await under_way.all()
-        count = sum(len(text.choices) for text in texts)
         kept = _best(texts, order.samples, request.choices)
         shape = _shape(request)
         return {
             **shape.head(request.model, stream=False),
             "choices": self._choices(request, kept, echoes, shape),
-            "usage": usage(order.prompt_tokens, count),
+            "usage": usage(order.prompt_tokens, _count(texts)),
         }
 
     async def events(self, request: GenerationRequest, trace: Trace) -> AsyncGenerator[Body, None]:
@@ -85,22 +84,29 @@ class LocalBackend:
         shape, offsets = _shape(request), [0] * len(order.jobs)
         head = shape.head(request.model, stream=True)
         logprobs = Logprobs(self.engine.tokenizer, shape)
+        options = request.stream_options or StreamOptions()
         async with Texts(self.worker, order.jobs, trace) as texts:
+
+            def counted() -> Body:
+                return {"usage": usage(order.prompt_tokens, _count(texts.texts))}
+
+            def event(choice: Body) -> Body:
+                counts = counted() if options.continuous_usage_stats else {}
+                return {**head, "choices": [choice], **counts}
+
             trace.accepted(order.prompt_tokens)
             yield ACCEPTED
             for index in range(len(order.jobs)) if shape.is_chat else ():
-                yield {**head, "choices": [shape.first(index)]}
+                yield event(shape.first(index))
             async for index, output in texts.outputs():
                 listed = None
                 if request.wants_logprobs:
                     listed = logprobs.body([output.choice], offsets[index])
                 offsets[index] += len(output.text)
                 if output.text or output.finish_reason or listed:
-                    delta = shape.delta(index, output.text, listed, output.finish_reason)
-                    yield {**head, "choices": [delta]}
-        if request.stream_options is not None and request.stream_options.include_usage:
-            count = sum(len(text.choices) for text in texts.texts)
-            yield {**head, "choices": [], "usage": usage(order.prompt_tokens, count)}
+                    yield event(shape.delta(index, output.text, listed, output.finish_reason))
+            if options.include_usage:
+                yield {**head, "choices": [], **counted()}
 
     async def embed(self, request: EmbeddingRequest, trace: Trace) -> Body:
         if self._orders.adapter(request.model) is not None:
@@ -171,6 +177,11 @@ class LocalBackend:
 
 def _shape(request: GenerationRequest) -> Shape:
     return CHAT if isinstance(request, ChatRequest) else COMPLETION
+
+
+def _count(texts: Iterable[Text]) -> int:
+    """New tokens of all texts."""
+    return sum(len(text.choices) for text in texts)
 
 
 def _best(texts: list[Text], samples: int, n: int) -> list[Text]:

@@ -152,7 +152,8 @@ class VllmBackend:
             try:
                 fields: dict[str, Any] = request.model_dump(exclude_unset=True, by_alias=True)
                 if request.stream:
-                    fields["stream_options"] = {"include_usage": True}
+                    asked = fields.get("stream_options") or {}
+                    fields["stream_options"] = {**asked, "include_usage": True}
                 yield {**fields, "model": name}
             finally:
                 self._in_flight -= 1

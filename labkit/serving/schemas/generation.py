@@ -1,8 +1,8 @@
 """What completions and chats share, and the body of POST /v1/completions.
 
 Fields beyond OpenAI's (`top_k`, `min_p`, `repetition_penalty`, `min_tokens`, `stop_token_ids`,
-`ignore_eos`, `structured_outputs`) are those that vLLM has too. No field is ignored: an unknown one
-is refused.
+`ignore_eos`, `structured_outputs`, `continuous_usage_stats`) are those that vLLM has too. No field
+is ignored: an unknown one is refused.
 """
 
 from typing import Annotated
@@ -22,10 +22,11 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 
 
 class StreamOptions(BaseModel):
-    """What a stream holds beside its text."""
+    """What a stream holds beside its text: token counts at its end, and (as vLLM) in each event."""
 
     model_config = ConfigDict(extra="forbid")
     include_usage: bool = False
+    continuous_usage_stats: bool = False
 
 
 class GenerationRequest(BaseModel):

@@ -149,6 +149,21 @@ def test_streams_of_several_texts_join_to_the_whole_ones(client):
     assert usage.prompt_tokens == 6
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_every_event_counts_the_tokens_so_far(client, chat):
+    call = client.chat.completions if chat else client.completions
+    prompt = {"messages": MESSAGES} if chat else {"prompt": "Hello"}
+    options = {"continuous_usage_stats": True}
+    rest = {"max_tokens": 7, "stream": True, "stream_options": options, "temperature": 0}
+    chunks = list(call.create(model="red", **prompt, **rest, extra_body={"ignore_eos": True}))
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts)
+    assert (counts[0] == 0) is chat
+    assert counts[-1] == 7
+    assert len({chunk.usage.prompt_tokens for chunk in chunks}) == 1
+    assert all(chunk.choices for chunk in chunks)
+
+
 SCHEMA = {
     "type": "object",
     "properties": {"ok": {"type": "boolean"}, "n": {"enum": [1, 22, 333]}},
