@@ -6,12 +6,12 @@ import stat
 import struct
 import sys
 
-# struct tcp_info of linux/tcp.h: tcpi_bytes_sent, since Linux 4.19.
-_BYTES_SENT, _SIZE = 200, 208
+# struct tcp_info of linux/tcp.h: tcpi_bytes_sent and tcpi_bytes_retrans, since Linux 4.19.
+_BYTES_SENT, _SIZE = 200, 216
 
 
 def sent_bytes() -> int:
-    """Bytes that this process has ever sent over TCP, those sent again included.
+    """Bytes that this process has ever sent over TCP, what was lost and sent again counted once.
 
     gloo's payload and its headers, whichever library called it; not what goes through shared
     memory.
@@ -44,5 +44,5 @@ def _sent(descriptor: int) -> int:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
     if len(info) < _SIZE:
         raise OSError("this kernel does not count what a TCP socket has sent: Linux 4.19 does")
-    count: int = struct.unpack_from("Q", info, _BYTES_SENT)[0]
-    return count
+    sent, again = struct.unpack_from("QQ", info, _BYTES_SENT)
+    return int(sent - again)

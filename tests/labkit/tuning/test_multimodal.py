@@ -141,7 +141,7 @@ def test_a_row_sees_its_own_picture_only(model: VisionLanguageModel, images: Ten
 
 @torch.no_grad()
 def test_generating_from_a_cache_equals_whole_rows(byte_loaded, images: Tensor) -> None:
-    model = build(byte_loaded.model)
+    model = build(copy.deepcopy(byte_loaded.model))
     prompts = [[IMAGE_ID] * 4 + [65, 66], [67, *[IMAGE_ID] * 4, 68, 69], [70, *[IMAGE_ID] * 4]]
     config = SamplingConfig(max_new_tokens=5, temperature=0.0, ignore_eos=True)
     with model.showing(images) as seeing:
