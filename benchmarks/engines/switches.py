@@ -41,7 +41,8 @@ class Switches:
     def variants(self) -> list[str]:
         """From PyTorch's operations on, one switch after the other."""
         kept = [f"int8, but {name}" for name in MATRICES]
-        return ["torch float32", "torch bfloat16", "bfloat16", "int8, all", *kept]
+        by_torch = ["torch float32", "torch bfloat16", "torch bfloat16, compiled"]
+        return [*by_torch, "bfloat16", "int8, all", *kept]
 
     def logits(self, variant: str, texts: list[list[int]], path: str, batch: int) -> None:
         save_logits(self._executor(variant), texts, path, batch)
@@ -99,9 +100,9 @@ class Switches:
 
     def _build(self, variant: str) -> Executor:
         if variant.startswith("torch "):
-            dtype = variant.removeprefix("torch ")
+            dtype, _, compiled = variant.removeprefix("torch ").partition(", ")
             model = zoo.load(self._name, dtype=dtype, device="cpu").model
-            return ModuleExecutor(model, num_pages=PAGES, page_size=16)
+            return ModuleExecutor(model, num_pages=PAGES, page_size=16, compiled=bool(compiled))
         bits = 16 if variant == "bfloat16" else 8
         kept = [name for name in MATRICES if variant.endswith(f"but {name}")]
         return NativeExecutor(self._model, num_pages=PAGES, bits=bits, kept=kept)

@@ -32,6 +32,7 @@ class EngineConfig:
         prefix_cache: Whether prompts that begin alike share their pages.
         weights: "model" runs the model's own modules; "bfloat16" and "int8" pack its weights for
             the native kernels (a CPU with AVX-512 and a compiler).
+        compiled: Whether TorchInductor compiles the model's own modules; not with adapters.
         kv: "model" keeps keys and values in the model's type (bfloat16 beside packed weights),
             "int8" in half of bfloat16's bytes.
         cold_pages: Pages that are kept beyond the cache once it gives them away; 0 forgets them.
@@ -46,6 +47,7 @@ class EngineConfig:
     page_size: int = LANES
     prefix_cache: bool = True
     weights: Weights = "model"
+    compiled: bool = False
     kv: KVFormat = "model"
     cold_pages: int = 0
     cold_folder: Path | None = None
@@ -56,6 +58,11 @@ class EngineConfig:
         if self.weights != "model" and self.page_size != LANES:
             raise ValueError(
                 f"page_size={self.page_size}: the native kernels take pages of {LANES}"
+            )
+        if self.compiled and (self.weights != "model" or self.max_adapters):
+            raise ValueError(
+                f"compiled=True with weights={self.weights!r} and max_adapters={self.max_adapters}:"
+                " only the model's own modules are compiled, without adapters"
             )
         if self.cold_pages < 0 or (self.cold_pages and not self.prefix_cache):
             raise ValueError(
@@ -99,7 +106,12 @@ def build_executor(
     """What runs the steps; raises as the executors do."""
     if config.weights == "model":
         return ModuleExecutor(
-            model, num_pages=pages, page_size=config.page_size, bank=bank, kv=config.kv
+            model,
+            num_pages=pages,
+            page_size=config.page_size,
+            bank=bank,
+            kv=config.kv,
+            compiled=config.compiled,
         )
     bits = {"bfloat16": 16, "int8": 8}[config.weights]
     return NativeExecutor(model, num_pages=pages, bits=bits, bank=bank, kv=config.kv)

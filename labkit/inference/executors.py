@@ -1,7 +1,7 @@
 """One step of the model over a flattened batch: with any MiniLLM, or with packed weights."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -40,6 +40,8 @@ class ModuleExecutor:
         page_size: tokens a page holds.
         bank: adapters that tokens may name.
         kv: whether pages hold keys and values in the model's type or in 8 bits.
+        compiled: whether TorchInductor compiles the blocks, all but attention over the pages; the
+            first steps then take the compiler's time, about half a minute.
 
     Raises:
         ValueError: the model has a soft prompt, whose tokens have no place in the pages.
@@ -53,6 +55,7 @@ class ModuleExecutor:
         page_size: int,
         bank: AdapterBank | None = None,
         kv: KVFormat = "model",
+        compiled: bool = False,
     ) -> None:
         if soft_prompt.virtual_tokens(model):
             raise ValueError("a model with a soft prompt is not served here: use `generate`")
@@ -61,6 +64,16 @@ class ModuleExecutor:
         embedding = model.model.embed_tokens.weight
         self._model = model.eval()
         self._bank = bank
+        self._blocks: list[Callable[..., Tensor]] = list(model.model.layers)
+        self._compiling: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._step = _Step
+        if compiled:
+            from torch._dynamo import config
+
+            self._blocks = [torch.compile(block, dynamic=True) for block in self._blocks]
+            # A layer's number is a variable: one compiled graph serves all layers.
+            self._compiling = partial(config.patch, allow_unspec_int_on_nn_module=True)
+            self._step = _uncompiled_step()
         self.cache = build_cache(
             model.config,
             kv=kv,
@@ -76,9 +89,9 @@ class ModuleExecutor:
         x = decoder.embed_tokens(batch.ids)[None]  # (1, N, D)
         cos, sin = rope_table(batch.positions[None], config.head_width, config.rope_theta)
         rope = (cos.to(x.dtype), sin.to(x.dtype))
-        step = _Step(self.cache, batch, config.sliding_window)
-        with _shares(self._model, self._bank, batch.slots):
-            for block in decoder.layers:
+        step = self._step(self.cache, batch, config.sliding_window)
+        with _shares(self._model, self._bank, batch.slots), self._compiling():
+            for block in self._blocks:
                 x = block(x, rope, None, step)
         logits: Tensor = self._model.lm_head(decoder.norm(x[0, batch.last]))
         return logits
@@ -122,3 +135,12 @@ class _Step:
         self._cache.write(layer, self._batch.places, by_token[1], by_token[2])
         y = paged_attention(by_token[0], self._cache, layer, self._batch, self._window)
         return y.transpose(0, 1)[None]
+
+
+def _uncompiled_step() -> type[_Step]:
+    """A step whose attention the compiler leaves alone; naming it imports the compiler."""
+
+    class UncompiledStep(_Step):
+        attend = torch.compiler.disable(_Step.attend)
+
+    return UncompiledStep

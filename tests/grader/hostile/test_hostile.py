@@ -16,6 +16,7 @@ import pytest
 from hostile_runs import Run
 from hostile_submissions import Submission, read_all
 
+from grader.box import meter
 from grader.box.tier import Tier
 from grader.results import CellResult, Result
 
@@ -80,7 +81,7 @@ def _as_expected(result: Result, submission: Submission, cell: CellResult) -> bo
 def test_everybody_gets_a_status_a_reason_and_a_tier_in_time(graded: Run, tier: Tier) -> None:
     everybody = {*graded.made.honest, *graded.made.hostile}
     assert len(graded.results) == len(everybody)
-    longest = hostile_grader.SUBMISSION_S + SLACK_S
+    longest = meter.PATIENCE * hostile_grader.SUBMISSION_S + SLACK_S  # on a busy machine
     for result in graded.results.values():
         assert result.reason or result.score == result.max_score, result.student
         assert result.seconds < longest, result.student
