@@ -67,9 +67,10 @@ class Scheduler:
 
     Each step first serves sequences that decode, one token each, so that no prompt stalls them;
     what is left of the budget goes to prompts under way and then to new ones, in chunks. When pages
-    run out, the sequence that would be served last gives its own back and is recomputed later
-    (the prefix cache often still has them). Among waiting sequences of one priority the client
-    that has been served least comes first.
+    run out, the sequence of last rank gives its own back and is recomputed later (the prefix cache
+    often still has them); one that the step has served already keeps them, and who then has no page
+    waits for the next step, in which no new one enters. So nobody gives pages back to one of later
+    rank. Among waiting sequences of one priority the client that has been served least comes first.
 
     Paper: iteration-level scheduling OSDI 2022 (Orca); chunked prefill arXiv 2403.02310; fair
     sharing by counted tokens arXiv 2401.00588.
@@ -113,13 +114,15 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The next step. It is empty only if there is nothing to do."""
-        plan, budget = Plan(), self._token_budget
+        plan, budget, all_run = Plan(), self._token_budget, True
         order = sorted(self.running.values(), key=lambda s: (_left(s) > 1, *s.rank))
         for sequence in order:
             if budget and sequence.key in self.running:  # it may have been preempted by now
-                budget -= self._run(sequence, budget, plan)
+                count = self._run(sequence, budget, plan)
+                budget -= count
+                all_run = all_run and count > 0
         while budget and self.waiting and len(self.running) < self._max_batch:
-            if plan.preempted or not (count := self._admit(self._next(), budget, plan)):
+            if plan.preempted or not all_run or not (count := self._admit(self._next(), budget, plan)):
                 break
             budget -= count
         for chunk in plan.chunks:
@@ -140,9 +143,11 @@ class Scheduler:
             try:
                 copies = self._blocks.reserve(sequence.key, sequence.computed + count)
             except OutOfPagesError:
-                planned = {chunk.sequence.key for chunk in plan.chunks}
-                others = [s for s in self.running.values() if s.key not in planned]
+                served = [chunk.sequence for chunk in plan.chunks]
+                others = [s for s in self.running.values() if s not in served]
                 victim = max(others, key=lambda s: s.rank)
+                if victim is sequence and any(s.rank > sequence.rank for s in served):
+                    return 0
                 self._preempt(victim, plan)
                 if victim is sequence:
                     return 0

@@ -192,6 +192,26 @@ def test_whatever_comes_everybody_is_served_once(seed: int) -> None:
     assert world.blocks.used_pages == 0
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_under_endless_arrivals_nobody_waits_for_ever(seed: int) -> None:
+    rng = random.Random(seed)
+    world = World(pages=14, size=4, budget=9, batch=5)
+    greedy = [world.add(rng.randint(20, 40), 12, client="greedy") for _ in range(3)]
+    for step in range(600):
+        if step % 3 == 0:
+            new = rng.choice([True, False])
+            client = f"new {step}" if new else rng.choice(["a", "b", "greedy"])
+            world.add(rng.randint(1, 25), rng.randint(1, 14), client=client)
+        plan = world.step()
+        for victim in plan.preempted:
+            assert any(chunk.sequence.rank < victim.rank for chunk in plan.chunks)
+        if set(greedy) <= set(world.finished):
+            break
+    assert set(greedy) <= set(world.finished)
+    assert world.sequences[greedy[0]].preemptions == 0
+    assert max(world.sequences[key].preemptions for key in greedy) <= 1
+
+
 def test_a_budget_below_the_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="max_batch=5 must lie between 1 and token_budget=4"):
         World(budget=4, batch=5)
