@@ -122,7 +122,11 @@ class Scheduler:
                 budget -= count
                 all_run = all_run and count > 0
         while budget and self.waiting and len(self.running) < self._max_batch:
-            if plan.preempted or not all_run or not (count := self._admit(self._next(), budget, plan)):
+            if (
+                plan.preempted
+                or not all_run
+                or not (count := self._admit(self._next(), budget, plan))
+            ):
                 break
             budget -= count
         for chunk in plan.chunks:

@@ -282,7 +282,10 @@ def _traffic(
 
 
 def _queues(rng: np.random.Generator, p: int) -> list[Arrays]:
-    """One that waits for pages before a small one; a long prompt of rank 0 beside who decodes."""
+    """One that waits for pages before a small one; a long prompt of rank 0 beside who decodes.
+
+    In the last case the long prompt finds too few pages, and the small one would find enough.
+    """
 
     def request(key: int, length: int, most_new: int, priority: int) -> Any:
         return key, [int(t) for t in rng.integers(0, 97, size=length)], most_new, priority
@@ -303,6 +306,13 @@ def _queues(rng: np.random.Generator, p: int) -> list[Arrays]:
             "arrivals": {"0": short, "2": [long]},
             **rest,
         },
+        {
+            "kind": "a long prompt of rank 0 and a small one of the last",
+            "sizes": (8, p, 3 * p, 4),
+            "arrivals": {"0": short, "2": [long], "3": [request(3, 1, 2, 2)]},
+            **rest,
+            "last": 3,
+        },
     ]
 
 
@@ -317,9 +327,9 @@ def _scheduler_inputs(rng: np.random.Generator) -> Arrays:
             plain,
             *_queues(rng, p),
             _traffic(rng, "long prompts", (60, p, 7, 4), 9, spread=20, **long),
-            _traffic(rng, "few pages", (11, p, 12, 6), 11, spread=9, **few),
-            _traffic(rng, "few pages, a small budget", (9, p, 4, 4), 10, spread=15, **few),
-            _traffic(rng, "some give up", (11, p, 9, 5), 14, spread=14, aborts=True, **few),
+            _traffic(rng, "few pages", (9, p, 12, 6), 11, spread=9, **few),
+            _traffic(rng, "few pages, a small budget", (8, p, 4, 4), 10, spread=15, **few),
+            _traffic(rng, "some give up", (9, p, 9, 5), 14, spread=14, aborts=True, **few),
         ]
     }
 

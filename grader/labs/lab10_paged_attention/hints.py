@@ -37,7 +37,7 @@ HINTS: dict[str, dict[str, str]] = {
         "largest step": "subtract what is planned from the budget.",
         "texts": "a preempted request is run anew with all it had, also what it had answered.",
         "preemptions": "the one that came last gives its pages back, but nobody who is in the plan "
-        "already.",
+        "already, and nobody in favour of one that came later.",
         "chunks": "who decodes comes first; nobody overtakes who waits for pages.",
         "free pages": "pages are taken for the tokens that are planned, no more and no fewer.",
     },

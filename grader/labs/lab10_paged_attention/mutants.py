@@ -42,7 +42,8 @@ ROW_BY_ROW = """
 DECODE_FIRST = "(self._left(k) > 1, rank(k))"
 VICTIM = "max(set(self._run) - planned, key=rank)"
 SPENT = "            budget -= self._add_chunk(key, count)\n        return"
-NO_ENTRY = "if preempted or budget == 0 or len(self._run) == self._most:"
+WAITS = "if victim == key and any(rank(k) > rank(key) for k in planned):"
+NO_ENTRY = "if crowded or budget == 0 or len(self._run) == self._most:"
 OVERTAKEN = "                self._give_back(key)\n                break"
 ENDS = "lengths[key] == self._ends[key]"
 PAGES = "math.ceil((self._run[key] + count) / self._size)"
@@ -145,7 +146,11 @@ MUTANTS: Mutants = {
         "the first comer gives way": [(VICTIM, "min(set(self._run) - planned, key=rank)")],
         "takes pages from the plan": [(VICTIM, "max(self._run, key=rank)")],
         "only itself gives way": [(VICTIM, "key")],
-        "enters after a preemption": [(NO_ENTRY, NO_ENTRY.replace("preempted or ", ""))],
+        "gives pages back to a later rank": [(WAITS, "if False:")],
+        "enters while somebody waits for pages": [
+            (NO_ENTRY, NO_ENTRY.replace("crowded", "preempted")),
+        ],
+        "enters after a preemption": [(NO_ENTRY, NO_ENTRY.replace("crowded or ", ""))],
         "overtakes who waits for pages": [(OVERTAKEN, OVERTAKEN.replace("break", "continue"))],
         "preempted without its answer": [
             (GIVE_BACK, GIVE_BACK + "\n                lost = self._tokens[victim][-1:]\n"
