@@ -251,7 +251,7 @@ LAB = Lab(
             tolerance=FLOAT32,
         ),
         _check(
-            "until_stop", 6, _stop_inputs,
+            "until_stop", 5, _stop_inputs,
             "text is final unless its end may still grow into a stop string.",
         ),
         _check(
@@ -265,7 +265,7 @@ LAB = Lab(
             tolerance=FLOAT64,
         ),
         _check(
-            "beam_search", 6, _beam_inputs,
+            "beam_search", 5, _beam_inputs,
             "what goes on is ranked by its sum, what has ended by its score.",
             tolerance=FLOAT64,
         ),
