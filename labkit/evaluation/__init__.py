@@ -1,1 +1,1 @@
-"""Perplexity, multiple choice, intervals, latency."""
+"""Perplexity, multiple choice, intervals, latency, load on servers."""

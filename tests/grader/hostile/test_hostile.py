@@ -16,7 +16,6 @@ import pytest
 from hostile_runs import Run
 from hostile_submissions import Submission, read_all
 
-from grader.box import meter
 from grader.box.tier import Tier
 from grader.results import CellResult, Result
 
@@ -24,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SUBMISSIONS = read_all()
 ROWS = 48
 SLACK_S = 2.0
+BUSY = 4  # by the clock, where others want the processors too; a box's limit counts its own time
 MOST_GRADER_BYTES = 1_500 * 2**20
 MOST_RESULT_BYTES = 64 * 2**10
 LAB = hostile_class.LAB
@@ -81,7 +81,7 @@ def _as_expected(result: Result, submission: Submission, cell: CellResult) -> bo
 def test_everybody_gets_a_status_a_reason_and_a_tier_in_time(graded: Run, tier: Tier) -> None:
     everybody = {*graded.made.honest, *graded.made.hostile}
     assert len(graded.results) == len(everybody)
-    longest = meter.PATIENCE * hostile_grader.SUBMISSION_S + SLACK_S  # on a busy machine
+    longest = BUSY * hostile_grader.SUBMISSION_S + SLACK_S
     for result in graded.results.values():
         assert result.reason or result.score == result.max_score, result.student
         assert result.seconds < longest, result.student
